@@ -1,0 +1,15 @@
+//! What every layer stands on: time as an argument, serial arithmetic, payloads, transmit queues.
+//!
+//! Deliberately not here: anything that knows a protocol, and anything that reads a clock.
+
+pub mod blame;
+pub mod payload;
+pub mod serial;
+pub mod time;
+pub mod tx;
+
+pub use blame::Blame;
+pub use payload::Payload;
+pub use serial::Serial;
+pub use time::{Duration, Instant};
+pub use tx::TxQueue;

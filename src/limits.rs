@@ -1,0 +1,79 @@
+//! Every maximum in one place, each with its reason; relations between them are const assertions.
+
+use core::time::Duration;
+
+/// Largest NBD payload in bytes (READ and WRITE): what the protocol's default asks servers to accept.
+pub const NBD_PAYLOAD_MAX: u32 = 32 * 1024 * 1024;
+
+/// Longest NBD string in bytes (export names, queries): the protocol's own limit.
+pub const NBD_STRING_MAX: usize = 4096;
+
+/// Longest option body that the NBD handshake holds in bytes; longer ones are consumed and answered TOO_BIG.
+pub const NBD_OPTION_MAX: u32 = 64 * 1024;
+
+/// Options per NBD connection before it is closed; an honest client needs fewer than ten.
+pub const NBD_OPTIONS_PER_CONNECTION_MAX: u32 = 128;
+
+/// Time that a client has for its handshake.
+pub const NBD_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// NBD connections per export; more are closed on arrival, so that a flood costs no memory.
+pub const CLIENTS_PER_EXPORT_MAX: usize = 256;
+
+/// Requests in flight per lane and device: the slots that NBD requests of all connections share.
+pub const REQUESTS_PER_LANE_MAX: usize = 1024;
+
+/// MaxRecvDataSegmentLength that we declare (RFC 7143 section 13.12), bytes.
+pub const RECV_SEGMENT_MAX: u32 = 256 * 1024;
+
+/// MaxBurstLength that we offer (RFC 7143 section 13.13), bytes: what open-iscsi offers.
+pub const BURST_MAX: u32 = 16_776_192;
+
+/// FirstBurstLength that we offer (RFC 7143 section 13.14), bytes.
+pub const FIRST_BURST_MAX: u32 = 256 * 1024;
+
+/// Data segment limit of the login phase, bytes (RFC 7143 section 13.12: 8192 until full feature phase).
+pub const LOGIN_SEGMENT_MAX: u32 = 8192;
+
+/// Text of one negotiation or discovery sequence, bytes: RFC 7143 section 6.1 asks for at least 8192.
+pub const TEXT_MAX: usize = 64 * 1024;
+
+/// SendTargets answers, bytes over all PDUs: some thousand targets.
+pub const DISCOVERY_TEXT_MAX: usize = 1024 * 1024;
+
+/// Login exchanges before the login fails; RFC 7143 section 6.2 asks for at least six.
+pub const LOGIN_EXCHANGES_MAX: u32 = 32;
+
+/// Redirects followed for one login.
+pub const REDIRECT_HOPS_MAX: u32 = 4;
+
+/// Outstanding R2Ts per task that we offer (RFC 7143 section 13.17).
+pub const OUTSTANDING_R2T_MAX: u16 = 8;
+
+/// Commands outstanding per session.
+pub const TASKS_PER_SESSION_MAX: usize = 512;
+
+/// Sense bytes kept per command: SPC-4 limits sense data to 252.
+pub const SENSE_MAX: usize = 252;
+
+/// Paths per device.
+pub const PATHS_PER_DEVICE_MAX: usize = 32;
+
+/// Last events kept per device for `status`.
+pub const EVENTS_PER_DEVICE: usize = 64;
+
+/// Receive buffer, bytes: many PDUs arrive in one receive.
+pub const RECV_BUFFER: usize = 512 * 1024;
+
+/// Bytes asked for per receive on an iSCSI socket: keeps the data in cache (measured, see benches/README.md).
+pub const RECV_ISCSI_MAX: usize = 64 * 1024;
+
+/// Segments in one gathered send; the kernel's UIO_MAXIOV.
+pub const SEND_SEGMENTS_MAX: usize = 1024;
+
+const _: () = assert!(RECV_ISCSI_MAX <= RECV_BUFFER);
+const _: () = assert!(FIRST_BURST_MAX <= BURST_MAX);
+const _: () = assert!(BURST_MAX < 1 << 24 && RECV_SEGMENT_MAX < 1 << 24);
+const _: () = assert!(NBD_PAYLOAD_MAX.is_power_of_two());
+const _: () = assert!(TEXT_MAX >= 8192);
+const _: () = assert!(TASKS_PER_SESSION_MAX <= 1 << 16);

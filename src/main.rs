@@ -1,0 +1,3 @@
+//! The `mpio` program: everything is in the library's `cli`.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The pure initiator of one device on one lane: sessions, path engine and exports joined.
+
+pub mod spec;

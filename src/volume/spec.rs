@@ -1,0 +1,164 @@
+//! What a device is built from: the configuration after names were resolved, and nothing of its syntax.
+
+use crate::base::Duration;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// CHAP names and secrets of one portal.
+#[derive(Clone)]
+pub struct ChapSpec {
+    /// Our name (CHAP_N) and secret towards the target.
+    pub user: String,
+    /// Secret that we prove.
+    pub secret: Vec<u8>,
+    /// The target's name and secret when it must prove itself too.
+    pub mutual: Option<(String, Vec<u8>)>,
+}
+
+/// How a digest is asked for (RFC 7143 section 13.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DigestSpec {
+    /// Only `None` is offered.
+    #[default]
+    None,
+    /// Only `CRC32C` is offered: a target that cannot is refused.
+    Crc32c,
+    /// `CRC32C,None`: asked for, not insisted on.
+    PreferCrc32c,
+}
+
+/// One way to a LUN: source, portal, target, LUN.
+#[derive(Clone)]
+pub struct PathSpec {
+    /// `PORTAL:TAIL`, unique in the device (INTERFACE: names of paths).
+    pub name: String,
+    /// The portal's name in the configuration.
+    pub portal_name: String,
+    /// Where to connect.
+    pub portal: SocketAddr,
+    /// Local address to bind to before connecting, and nothing else; `None` lets the kernel choose.
+    pub source: Option<IpAddr>,
+    /// Network interface to bind to as well (SO_BINDTODEVICE).
+    pub interface: Option<String>,
+    /// The target's iSCSI name.
+    pub target: String,
+    /// Portal group tag from discovery, if known.
+    pub portal_group: Option<u16>,
+    /// The 8-byte LUN field (RFC 7143 section 11.2.1.7).
+    pub lun: u64,
+    /// Initiator session id; stable (see [`isid`](super::super::control)).
+    pub isid: [u8; 6],
+    /// CHAP, if configured for the portal.
+    pub chap: Option<Arc<ChapSpec>>,
+    /// HeaderDigest.
+    pub header_digest: DigestSpec,
+    /// DataDigest.
+    pub data_digest: DigestSpec,
+    /// Addresses (besides configured portals) that a redirect may lead to.
+    pub redirect_allow: Arc<[SocketAddr]>,
+    /// Weight for weighted policies; 1 by default.
+    pub weight: u32,
+    /// Administratively preferred (`prefer = "a:ha1"`).
+    pub preferred: bool,
+    /// Position in the configured order: portal, then target. Lower is higher priority in `failover`.
+    pub order: u32,
+}
+
+/// Whether overlapping writes wait for the proof that an earlier copy is dead (DESIGN: write ownership).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FenceMode {
+    /// The reply comes when a repeat is done; the range stays taken until every copy is proven dead.
+    #[default]
+    Overlap,
+    /// Nothing is answered before the proof.
+    Strict,
+    /// Ranges are free at once: unsafe, what dm-multipath does.
+    Off,
+}
+
+/// How `failover` returns to a preferred path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Failback {
+    /// As soon as it is active.
+    #[default]
+    Immediate,
+    /// Only when told to.
+    Manual,
+    /// After it has been active for this long.
+    After(Duration),
+}
+
+/// Every tunable of a device. `Duration::MAX` is `never`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tunables {
+    /// Silence after which a path is failed while another lives.
+    pub path_timeout: Duration,
+    /// The same for the last path.
+    pub last_path_timeout: Duration,
+    /// Deadline of a READ or WRITE from its last progress, while another path lives.
+    pub command_timeout: Duration,
+    /// The same on the last path.
+    pub last_path_command_timeout: Duration,
+    /// Idle paths are probed by NOP-Out this often.
+    pub nop_interval: Duration,
+    /// How long commands queue with no usable path; zero fails at once.
+    pub no_path_timeout: Duration,
+    /// How long a range in doubt stays taken without a proof.
+    pub fence_timeout: Duration,
+    /// What is waited for at shutdown and `path disable`.
+    pub shutdown_timeout: Duration,
+    /// Write ownership mode.
+    pub fence: FenceMode,
+    /// `failover`'s way back.
+    pub failback: Failback,
+    /// Commands outstanding per path.
+    pub queue_depth: u16,
+    /// Admit a second path without the content probe.
+    pub trust_identity: bool,
+    /// Several hosts write to this LUN: no LOGICAL UNIT RESET unless `fence_reset`.
+    pub shared: bool,
+    /// Allow LOGICAL UNIT RESET on a shared LUN.
+    pub fence_reset: bool,
+}
+
+impl Default for Tunables {
+    fn default() -> Tunables {
+        Tunables {
+            path_timeout: Duration::from_secs(1),
+            last_path_timeout: Duration::from_secs(10),
+            command_timeout: Duration::from_secs(2),
+            last_path_command_timeout: Duration::from_secs(30),
+            nop_interval: Duration::from_millis(500),
+            no_path_timeout: Duration::from_secs(60),
+            fence_timeout: Duration::from_secs(30),
+            shutdown_timeout: Duration::from_secs(10),
+            fence: FenceMode::Overlap,
+            failback: Failback::Immediate,
+            queue_depth: 128,
+            trust_identity: false,
+            shared: false,
+            fence_reset: false,
+        }
+    }
+}
+
+/// One device as the lane builds it. Paths are added as discovery finds them.
+#[derive(Clone)]
+pub struct DeviceSpec {
+    /// The device's name, also its NBD export name.
+    pub name: String,
+    /// Our iSCSI name.
+    pub initiator_name: String,
+    /// Refuse anything else than this WWID (`naa.…`).
+    pub wwid: Option<String>,
+    /// First policy, as a canonical name.
+    pub policy: crate::path::Policy,
+    /// Never write, whatever the LUN allows.
+    pub read_only: bool,
+    /// Tunables.
+    pub tunables: Tunables,
+    /// Payload memory per lane, bytes.
+    pub buffer_memory: usize,
+    /// Lanes that carry this device.
+    pub lanes: u16,
+}
