@@ -242,7 +242,8 @@ mod tests {
     fn answers_name_their_kind() {
         let done = Answer::new(Outcome::Done {});
         assert_eq!(serde_json::to_string(&done).unwrap(), r#"{"version":1,"done":{}}"#);
-        let error = Error::new(ErrorKind::NotFound, "device vm9", "there is no such device").hint("vm0");
+        let error =
+            Error::new(ErrorKind::NotFound, "device vm9", "there is no such device").hint("vm0");
         let answer = Answer::new(Outcome::Error(error.clone()));
         assert_eq!(
             serde_json::to_string(&answer).unwrap(),

@@ -1,1 +1,5 @@
-//! control
+//! The daemon: configuration, discovery, admin server, signals. Its data plane is the lanes.
+
+pub mod config;
+pub mod isid;
+pub mod names;
