@@ -2,4 +2,8 @@
 
 pub mod config;
 pub mod isid;
+pub mod lock;
 pub mod names;
+pub mod runtime;
+pub mod server;
+pub mod sockets;
