@@ -59,6 +59,10 @@ pub const SENSE_MAX: usize = 252;
 /// Paths per device.
 pub const PATHS_PER_DEVICE_MAX: usize = 32;
 
+/// Write tickets per device, taken, waiting or in doubt: all slots of several lanes and what many lost
+/// sessions leave in doubt. Beyond it new writes are held back.
+pub const LEDGER_TICKETS_MAX: usize = 16 * 1024;
+
 /// Last events kept per device for `status`.
 pub const EVENTS_PER_DEVICE: usize = 64;
 
@@ -77,3 +81,4 @@ const _: () = assert!(BURST_MAX < 1 << 24 && RECV_SEGMENT_MAX < 1 << 24);
 const _: () = assert!(NBD_PAYLOAD_MAX.is_power_of_two());
 const _: () = assert!(TEXT_MAX >= 8192);
 const _: () = assert!(TASKS_PER_SESSION_MAX <= 1 << 16);
+const _: () = assert!(LEDGER_TICKETS_MAX >= 4 * REQUESTS_PER_LANE_MAX);

@@ -1,6 +1,7 @@
 //! What a device is built from: the configuration after names were resolved, and nothing of its syntax.
 
 use crate::base::Duration;
+pub use crate::path::{Failback, FenceMode};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -62,30 +63,6 @@ pub struct PathSpec {
     pub preferred: bool,
     /// Position in the configured order: portal, then target. Lower is higher priority in `failover`.
     pub order: u32,
-}
-
-/// Whether overlapping writes wait for the proof that an earlier copy is dead (DESIGN: write ownership).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum FenceMode {
-    /// The reply comes when a repeat is done; the range stays taken until every copy is proven dead.
-    #[default]
-    Overlap,
-    /// Nothing is answered before the proof.
-    Strict,
-    /// Ranges are free at once: unsafe, what dm-multipath does.
-    Off,
-}
-
-/// How `failover` returns to a preferred path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Failback {
-    /// As soon as it is active.
-    #[default]
-    Immediate,
-    /// Only when told to.
-    Manual,
-    /// After it has been active for this long.
-    After(Duration),
 }
 
 /// Every tunable of a device. `Duration::MAX` is `never`.
