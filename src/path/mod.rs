@@ -207,25 +207,3 @@ mod tests {
         let _ = PathIndex::new(PATHS_PER_DEVICE_MAX);
     }
 }
-
-impl core::fmt::Display for Policy {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.pad(match self {
-            Policy::Failover => "failover",
-            Policy::RoundRobin => "round-robin",
-            Policy::LeastQueueDepth => "least-queue-depth",
-        })
-    }
-}
-
-impl core::str::FromStr for Policy {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Policy, String> {
-        match text.to_ascii_lowercase().as_str() {
-            "failover" | "foo" => Ok(Policy::Failover),
-            "round-robin" | "rr" => Ok(Policy::RoundRobin),
-            "least-queue-depth" | "lqd" => Ok(Policy::LeastQueueDepth),
-            _ => Err(format!("unknown policy {text:?}")),
-        }
-    }
-}
