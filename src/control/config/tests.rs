@@ -243,6 +243,10 @@ fn values_of_the_wrong_type() {
             device("read_only = \"yes\""),
             "m.toml:19: read_only: \"yes\" is a string; try: true or false",
         ),
+        (
+            device("policy = \"LB\""),
+            "m.toml:19: policy: policy least-bytes is not available in this version; available: failover, round-robin, least-queue-depth; try: round-robin",
+        ),
         (device("policy = 3"), "m.toml:19: policy: 3 is a number; try: a string in quotes"),
         (
             device("path_timeout = true"),
