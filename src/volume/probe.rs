@@ -681,3 +681,6 @@ impl ReportLuns {
         self.result = Some(result);
     }
 }
+
+#[cfg(test)]
+mod tests;
