@@ -47,6 +47,12 @@ impl Slots {
         self.entries.len() - self.free.len()
     }
 
+    /// Slots that exist, taken or free.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(super) fn insert(&mut self, request: InFlight) -> Handle {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.entries.push(Entry { generation: 0, request: None });

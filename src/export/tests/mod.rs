@@ -2,6 +2,9 @@
 //! hand; `pair.rs` drives the same connection by our own client, `streams.rs` by arbitrary bytes.
 
 mod handshake;
+mod pair;
+mod streams;
+mod transmission;
 
 use super::*;
 use crate::base::Payload;
