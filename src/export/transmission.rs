@@ -352,7 +352,7 @@ mod tests {
         #[test]
         fn pieces_are_merged(cuts in prop::collection::vec(1usize..40_000, 1..40)) {
             let len: usize = cuts.iter().sum();
-            let bytes: Vec<u8> = (0..len).map(|at| (at * 31 >> 3) as u8).collect();
+            let bytes: Vec<u8> = (0..len).map(|at| ((at * 31) >> 3) as u8).collect();
             let whole = Bytes::from(bytes.clone());
             let request = InFlight {
                 cookie: 0, offset: 0, len: 0, held: 0, form: Form::Data,

@@ -28,11 +28,11 @@ fn error_of(server: &mut Server, code: u32, data: &[u8]) -> u32 {
     server.feed(&option(code, data));
     let said = server.said();
     assert_eq!(said[8..12], code.to_be_bytes(), "the option is echoed");
-    let len = u32::from_be_bytes(said[16..20].try_into().unwrap());
+    let len = u32::from_be_bytes(said[16..20].try_into().expect("four bytes"));
     assert_eq!(said.len(), 20 + len as usize, "one reply and no more");
-    let text = std::str::from_utf8(&said[20..]).unwrap();
+    let text = std::str::from_utf8(&said[20..]).expect("UTF-8");
     assert!(!text.contains('\0') && text.len() <= 4096);
-    u32::from_be_bytes(said[12..16].try_into().unwrap())
+    u32::from_be_bytes(said[12..16].try_into().expect("four bytes"))
 }
 
 fn assert_go_works(server: &mut Server) {
@@ -436,7 +436,7 @@ fn option_replies_pile_up_to_a_bound() {
 #[test]
 fn handshake_deadline() {
     let mut server = haggling();
-    let deadline = server.connection.poll_deadline().unwrap();
+    let deadline = server.connection.poll_deadline().expect("a deadline");
     assert_eq!(deadline, Instant::from_millis(1000) + NBD_HANDSHAKE_TIMEOUT);
     server.connection.handle_timeout(Instant::from_millis(10_999));
     server.pump();
@@ -500,7 +500,7 @@ fn shutdown_while_haggling() {
     server.export = None;
     server.feed(&option(7, GO_VM0));
     server.connection.begin_shutdown(server.now);
-    let deadline = server.connection.poll_deadline().unwrap();
+    let deadline = server.connection.poll_deadline().expect("a deadline");
     assert_eq!(deadline, server.now + Duration::from_secs(1));
     server.connection.open(server.now, Ok(INFO));
     assert_eq!(server.said()[12..16], SHUTDOWN.to_be_bytes());

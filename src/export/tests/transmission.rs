@@ -432,7 +432,7 @@ fn reset() {
 fn slow_payloads() {
     let mut server = Server::transmitting(false);
     server.feed(&request(0, WRITE, 1, 0, 1 << 20));
-    let deadline = server.connection.poll_deadline().unwrap();
+    let deadline = server.connection.poll_deadline().expect("a deadline");
     // 1 MiB at 128 KiB/s.
     assert_eq!(deadline, server.now + NBD_PAYLOAD_TIMEOUT + core::time::Duration::from_secs(8));
     server.connection.handle_timeout(server.now);
