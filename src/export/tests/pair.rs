@@ -239,3 +239,55 @@ proptest! {
         }
     }
 }
+
+/// What a server may not do: each contradiction ends the client's connection.
+#[test]
+fn hostile_servers() {
+    let hello = b"NBDMAGICIHAVEOPT\0\x03".to_vec();
+    let go = [
+        option_reply(8, 1, b""),
+        option_reply(10, 4, b"\0\0\0\x01base:allocation"),
+        option_reply(10, 1, b""),
+        option_reply(7, 3, b"\0\0\0\0\0\0\x40\0\0\0\x0d\x6d"),
+        option_reply(7, 1, b""),
+    ];
+    let ready = [hello.clone(), go.concat()].concat();
+    let after_hello = |bytes: Vec<u8>| [hello.clone(), bytes].concat();
+    let after_ready = |bytes: Vec<u8>| [ready.clone(), bytes].concat();
+    let mut oversize = option_reply(8, 0x8000_0001, b"");
+    oversize[16..20].fill(0xff);
+    let two = chunk(0, 1, 0, b"\0\0\0\0\0\0\0\0abcd");
+    let huge_hole = chunk(1, 2, 0, b"\0\0\0\0\0\0\0\0\xff\xff\xff\xff");
+    let cases = [
+        ("oldstyle", b"NBDMAGIC\0\0\x42\x02\x81\x86\x12\x53\0\0".to_vec()),
+        ("another option", after_hello(option_reply(7, 1, b""))),
+        ("long option reply", after_hello(oversize)),
+        ("strange option reply", after_hello(option_reply(8, 2, b""))),
+        ("GO without a size", after_hello([&go[..3].concat()[..], &go[4]].concat())),
+        ("unknown magic", after_ready(vec![0; 16])),
+        ("unknown cookie", after_ready(simple(0, 9))),
+        ("simple reply to READ", after_ready(simple(5, 0))),
+        ("data before the range", after_ready(data(0, 7, &[1; 8]))),
+        ("too little data", after_ready(data(0, 0, &[1; 7]))),
+        ("too much data", after_ready(data(0, 0, &[1; 9]))),
+        ("overlap", after_ready([two.clone(), two.clone(), data(0, 4, &[1; 4])].concat())),
+        ("gap", after_ready([two, data(0, 5, &[1; 4])].concat())),
+        ("huge hole", after_ready(huge_hole)),
+        ("block status for READ", after_ready(chunk(1, 5, 0, &[0; 12]))),
+        ("NONE without DONE", after_ready(chunk(0, 0, 0, b""))),
+        ("error number 0", after_ready(error_chunk(0, 0))),
+    ];
+    for (what, bytes) in cases {
+        let mut client = Client::new(ClientConfig::new("vm0"));
+        let (first, rest) = bytes.split_at(ready.len().min(bytes.len()));
+        client.handle_received(Bytes::copy_from_slice(first));
+        client.submit(1, Op::Read { offset: 0, len: 8 });
+        client.handle_received(Bytes::copy_from_slice(rest));
+        let mut last = None;
+        while let Some(event) = client.poll_event() {
+            assert!(!matches!(event, ClientEvent::Done { .. }), "{what}: {event:?}");
+            last = Some(event);
+        }
+        assert!(matches!(last, Some(ClientEvent::Closed(_))), "{what}: {last:?}");
+    }
+}
