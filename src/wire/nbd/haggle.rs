@@ -326,7 +326,7 @@ mod tests {
         assert_eq!(&out, b"NBDMAGICIHAVEOPT\x00\x03");
         assert_eq!(Greeting::parse(&out), Ok(greeting));
         // The oldstyle greeting has another second word.
-        out[8..16].copy_from_slice(&0x0042_0281_8612_53u64.to_be_bytes());
+        out[8..16].copy_from_slice(&0x0000_4202_8186_1253_u64.to_be_bytes());
         assert!(Greeting::parse(&out).is_err());
         assert!(Greeting::parse(&[0; 18]).is_err());
     }
@@ -372,7 +372,7 @@ mod tests {
         let mut out = Vec::new();
         InfoRequest::emit("vm0", &[InfoType::BLOCK_SIZE, InfoType(9)], &mut out);
         assert_eq!(out, b"\x00\x00\x00\x03vm0\x00\x02\x00\x03\x00\x09");
-        let request = InfoRequest::parse(&out).unwrap();
+        let request = InfoRequest::parse(&out).expect("well-formed");
         assert_eq!(request.name, "vm0");
         assert!(request.wants(InfoType::BLOCK_SIZE) && !request.wants(InfoType::NAME));
     }

@@ -125,7 +125,7 @@ mod tests {
         let expect =
             b"\x00\x00\x00\x03vm0\x00\x00\x00\x02\x00\x00\x00\x05base:\x00\x00\x00\x07x-foo:*";
         assert_eq!(bytes, expect);
-        let request = MetaRequest::parse(&bytes).unwrap();
+        let request = MetaRequest::parse(&bytes).expect("well-formed");
         assert_eq!((request.name, request.count()), ("vm0", 2));
         assert_eq!(request.queries().collect::<Vec<_>>(), [&b"base:"[..], b"x-foo:*"]);
     }
@@ -144,7 +144,7 @@ mod tests {
         ];
         for (queries, lists, selects) in cases {
             let bytes = body("", queries);
-            let request = MetaRequest::parse(&bytes).unwrap();
+            let request = MetaRequest::parse(&bytes).expect("well-formed");
             assert_eq!(request.lists_base_allocation(), lists, "{queries:?}");
             assert_eq!(request.selects_base_allocation(), selects, "{queries:?}");
         }

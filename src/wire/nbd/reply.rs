@@ -320,7 +320,8 @@ mod tests {
         let mut out = [0xa5; 28];
         DataChunk { last: true, cookie, offset: 4096, len: 512 }.emit(&mut out);
         assert_eq!(out, bytes);
-        let header = ChunkHeader::parse(bytes[..20].try_into().unwrap()).unwrap();
+        let header =
+            ChunkHeader::parse(bytes[..20].try_into().expect("20 bytes")).expect("well-formed");
         assert_eq!(
             (header.kind, header.len, header.is_last()),
             (ChunkType::OFFSET_DATA, 520, true)
@@ -356,7 +357,7 @@ mod tests {
         let expect = ChunkBody::Hole { offset: 3, len: 9 };
         assert_eq!(ChunkBody::parse(ChunkType::OFFSET_HOLE, &hole), Ok(expect));
         let status = [0, 0, 0, 1, 0, 0, 2, 0, 0, 0, 0, 3, 0, 0, 4, 0, 0, 0, 0, 0];
-        let body = ChunkBody::parse(ChunkType::BLOCK_STATUS, &status).unwrap();
+        let body = ChunkBody::parse(ChunkType::BLOCK_STATUS, &status).expect("well-formed");
         let extents: Vec<Extent> = body.extents().collect();
         assert_eq!(extents, [Extent { len: 512, flags: 3 }, Extent { len: 1024, flags: 0 }]);
         let error = [0, 0, 0, 5, 0, 2, b'n', b'o', 0, 0, 0, 0, 0, 0, 0, 1];
