@@ -34,8 +34,10 @@ pub mod faults;
 pub mod journal;
 pub mod random;
 pub mod store;
+mod unit;
 
 pub use base::{Duration, Instant};
 pub use config::{Chap, ChapAlgorithm, NodeConfig, PairConfig};
 pub use faults::{Fault, Faults, Rule};
 pub use journal::{Journal, Record};
+pub use unit::Medium;
