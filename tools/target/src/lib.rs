@@ -8,7 +8,7 @@
 //!
 //! A [`Node`](node::Node) is a whole target without any I/O: bytes and time go in, bytes and
 //! [`Action`](node::Action)s come out. Two drivers exist: tests and simulators call it directly
-//! ([`memory`]), [`TargetPair`] puts it behind a TCP portal with one thread per node.
+//! ([`Pair::node`]), [`TargetPair`] puts it behind a TCP portal with one thread per node.
 //!
 //! What goes wrong on purpose stands in [`faults`], as rules with a trigger and a rate that can be
 //! changed while it runs; the server itself knows only the places where a rule may speak.
@@ -29,15 +29,25 @@ pub mod limits;
 #[path = "../../../src/wire/mod.rs"]
 pub mod wire;
 
+mod chap;
 pub mod config;
+mod connection;
 pub mod faults;
 pub mod journal;
+mod negotiate;
+pub mod node;
+pub mod pair;
 pub mod random;
+mod state;
 pub mod store;
+pub mod tcp;
 mod unit;
 
 pub use base::{Duration, Instant};
 pub use config::{Chap, ChapAlgorithm, NodeConfig, PairConfig};
 pub use faults::{Fault, Faults, Rule};
 pub use journal::{Journal, Record};
+pub use node::{Action, ConnectionId, Counters, Node};
+pub use pair::{Pair, PairError};
+pub use tcp::{NodeHandle, TargetPair};
 pub use unit::Medium;

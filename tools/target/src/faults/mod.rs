@@ -12,7 +12,7 @@ mod stack;
 mod text;
 
 pub(crate) use stack::{Accept, AtCommand, AtLogin, AtTaskManagement, Cut, Operation, Stack};
-pub use text::RuleError;
+pub use text::{HELP, RuleError};
 
 use crate::base::Duration;
 use std::sync::atomic::{AtomicU64, Ordering};
