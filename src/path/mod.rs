@@ -1,5 +1,8 @@
 //! The path engine: states, health, policies, verdicts, write ownership. Knows no PDU.
 
+pub mod identity;
+pub mod verdict;
+
 /// Which path the next command takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Policy {
