@@ -5,7 +5,8 @@ use crate::api::PathAction;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
-const ABOUT: &str = "Merges several iSCSI paths to one LUN and exports it as one block device over NBD";
+const ABOUT: &str =
+    "Merges several iSCSI paths to one LUN and exports it as one block device over NBD";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -41,6 +42,9 @@ pub struct Cli {
 /// Commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Ask portals what they offer: targets, portals, LUNs
+    #[command(after_help = DISCOVER_HELP)]
+    Discover(DiscoverArgs),
     /// Run the daemon: every device of a configuration file
     #[command(after_help = SERVE_HELP)]
     Serve(ServeArgs),
@@ -63,6 +67,15 @@ pub enum Command {
     #[command(after_help = PATH_HELP)]
     Path(PathArgs),
 }
+
+const DISCOVER_HELP: &str = "\
+Each portal is asked from its source address and from no other. Exit code 1 if one could not be asked.
+
+Examples:
+  mpio discover 10.10.1.10 10.10.2.10
+  mpio discover 10.10.1.10@10.10.1.1 10.10.2.10@10.10.2.1
+  mpio discover [fd00::10]:3260 --source fd00::1 --json
+  mpio discover 10.10.1.10 --chap-user host1 --chap-secret-file /etc/mpio/a.secret";
 
 const SERVE_HELP: &str = "\
 The daemon starts with what is there: a portal that is down does not keep a device down.
@@ -113,6 +126,26 @@ pub struct LogArgs {
     /// What is logged: error, warn, info, debug, trace; or by part, such as info,mpio::lane=debug
     #[arg(long, default_value = "info", value_name = "FILTER")]
     pub log_level: String,
+}
+
+/// `discover`.
+#[derive(Debug, Args)]
+pub struct DiscoverArgs {
+    /// Portals to ask, each with the local address to ask it from
+    #[arg(required = true, value_name = "PORTAL[@SOURCE]")]
+    pub portals: Vec<String>,
+    /// Local address for portals without one of their own
+    #[arg(long, value_name = "IP")]
+    pub source: Option<String>,
+    /// Our iSCSI name [default: iqn.2026-11.org.example.mpio:HOSTNAME]
+    #[arg(long, value_name = "IQN")]
+    pub initiator_name: Option<String>,
+    /// CHAP.
+    #[command(flatten)]
+    pub chap: ChapArgs,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `serve`.
@@ -287,7 +320,6 @@ pub fn portal_and_source(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -298,11 +330,21 @@ mod tests {
 
     #[test]
     fn commands_of_the_interface() {
-        assert!(matches!(parse("mpio serve --config f --log-format json"), Command::Serve(a) if a.log.log_format == LogFormat::Json));
-        assert!(matches!(parse("mpio status"), Command::Status(a) if !a.json && a.device.is_none()));
-        assert!(matches!(parse("mpio status vm0 --json"), Command::Status(a) if a.json && a.device.as_deref() == Some("vm0")));
+        assert!(
+            matches!(parse("mpio serve --config f --log-format json"), Command::Serve(a) if a.log.log_format == LogFormat::Json)
+        );
+        assert!(
+            matches!(parse("mpio status"), Command::Status(a) if !a.json && a.device.is_none())
+        );
+        assert!(
+            matches!(parse("mpio status vm0 --json"), Command::Status(a) if a.json && a.device.as_deref() == Some("vm0"))
+        );
         assert!(matches!(parse("mpio config check f"), Command::Config { .. }));
-        let Command::Policy(p) = parse("mpio policy vm0 RR --weight a:ha1=3 --weight b:x=1 --prefer a:ha1") else { panic!() };
+        let Command::Policy(p) =
+            parse("mpio policy vm0 RR --weight a:ha1=3 --weight b:x=1 --prefer a:ha1")
+        else {
+            panic!()
+        };
         assert_eq!(p.weights, [("a:ha1".to_owned(), 3), ("b:x".to_owned(), 1)]);
         let Command::Path(p) = parse("mpio path vm0 a:ha1 disable --force") else { panic!() };
         assert_eq!((p.action.into(), p.force), (PathAction::Disable, true));

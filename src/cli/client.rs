@@ -39,7 +39,9 @@ pub fn ask(control: Option<&Path>, command: Command) -> Result<Outcome, Failure>
 /// An answer of another kind than was asked for.
 #[must_use]
 pub fn unexpected() -> Failure {
-    Failure::failed("daemon: it answered something else than was asked; try: the mpio program of its version")
+    Failure::failed(
+        "daemon: it answered something else than was asked; try: the mpio program of its version",
+    )
 }
 
 fn exchange(mut stream: UnixStream, request: &Request) -> io::Result<String> {
@@ -96,7 +98,10 @@ mod tests {
             line
         });
         let result = ask(Some(&path), Command::Status { device: None });
-        assert_eq!(daemon.join().unwrap(), "{\"version\":1,\"command\":\"status\",\"device\":null}\n");
+        assert_eq!(
+            daemon.join().unwrap(),
+            "{\"version\":1,\"command\":\"status\",\"device\":null}\n"
+        );
         std::fs::remove_file(path).unwrap();
         result
     }
@@ -108,7 +113,13 @@ mod tests {
         assert_eq!(gone.code, 3);
         let code = |name, answer| with_answer(name, answer).unwrap_err().code;
         assert_eq!(code("garbage", "hello\n"), 3);
-        assert_eq!(code("invalid", "{\"version\":1,\"error\":{\"kind\":\"not-found\",\"what\":\"a\",\"why\":\"b\"}}\n"), 2);
+        assert_eq!(
+            code(
+                "invalid",
+                "{\"version\":1,\"error\":{\"kind\":\"not-found\",\"what\":\"a\",\"why\":\"b\"}}\n"
+            ),
+            2
+        );
         let refused = "{\"version\":1,\"error\":{\"kind\":\"refused\",\"what\":\"path a:ha1\",\"why\":\"it is the last usable one\",\"try\":\"--force\"}}\n";
         let failure = with_answer("refused", refused).unwrap_err();
         assert_eq!(failure, Failure::failed("path a:ha1: it is the last usable one; try: --force"));
@@ -116,7 +127,8 @@ mod tests {
 
     #[test]
     fn no_daemon() {
-        let failure = ask(Some(Path::new("/nonexistent/s")), Command::Status { device: None }).unwrap_err();
+        let failure =
+            ask(Some(Path::new("/nonexistent/s")), Command::Status { device: None }).unwrap_err();
         assert_eq!(
             failure,
             Failure::unreachable(

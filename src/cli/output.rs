@@ -49,7 +49,9 @@ pub fn table(indent: &str, rows: &[Vec<String>]) -> String {
 /// Text from a target for a terminal: control characters are shown, not obeyed.
 #[must_use]
 pub fn safe(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+    text.chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
+        .collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 use super::args::StatusArgs;
 use super::output::{safe, table};
 use super::{Failure, client, output};
-use crate::api::{Command, DeviceStatus, Latency, Outcome, PathState, PathStatus, Percentiles, Status};
+use crate::api::{
+    Command, DeviceStatus, Latency, Outcome, PathState, PathStatus, Percentiles, Status,
+};
 use crate::control::config::values::size_text;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -47,7 +49,8 @@ fn device_text(d: &DeviceStatus, out: &mut String) {
         (Some(size), Some(block)) => format!("{} of {block}-byte blocks", size_text(size)),
         _ => "size unknown".to_owned(),
     };
-    let names: Vec<String> = [&d.vendor, &d.product].into_iter().flatten().map(|t| safe(t)).collect();
+    let names: Vec<String> =
+        [&d.vendor, &d.product].into_iter().flatten().map(|t| safe(t)).collect();
     let access = if d.read_only { ", read-only" } else { "" };
     let _ = writeln!(out, "device {}: {}, {size}{access}", d.name, d.state);
     let wwid = d.wwid.as_deref().map_or_else(unknown, safe);
@@ -58,7 +61,11 @@ fn device_text(d: &DeviceStatus, out: &mut String) {
     let _ = writeln!(
         out,
         "  I/O      {} reads ({}), {} writes ({}), {} errors",
-        d.reads, size_text(d.read_bytes), d.writes, size_text(d.written_bytes), d.errors
+        d.reads,
+        size_text(d.read_bytes),
+        d.writes,
+        size_text(d.written_bytes),
+        d.errors
     );
     latency(&d.latency_us, out);
     let f = &d.fences;
@@ -76,24 +83,43 @@ fn device_text(d: &DeviceStatus, out: &mut String) {
     }
     let skip = d.events.len().saturating_sub(EVENTS_SHOWN);
     for event in &d.events[skip..] {
-        let _ = writeln!(out, "  {}  {}  {}  {}", event.at, event.path, event.what, safe(&event.why));
+        let _ =
+            writeln!(out, "  {}  {}  {}  {}", event.at, event.path, event.what, safe(&event.why));
     }
 }
 
 fn latency(l: &Latency, out: &mut String) {
     let one = |name: &str, p: &Percentiles| {
         (p.max > 0).then(|| {
-            format!("{name} p50 {} p99 {} p99.9 {} max {}", us(p.p50), us(p.p99), us(p.p999), us(p.max))
+            format!(
+                "{name} p50 {} p99 {} p99.9 {} max {}",
+                us(p.p50),
+                us(p.p99),
+                us(p.p999),
+                us(p.max)
+            )
         })
     };
-    let both: Vec<String> = [one("read", &l.read), one("write", &l.write)].into_iter().flatten().collect();
+    let both: Vec<String> =
+        [one("read", &l.read), one("write", &l.write)].into_iter().flatten().collect();
     if !both.is_empty() {
         let _ = writeln!(out, "  latency  {}", both.join("; "));
     }
 }
 
 fn path_rows(paths: &[PathStatus]) -> Vec<Vec<String>> {
-    let head = ["PATH", "STATE", "SOURCE -> PORTAL", "IN FLIGHT", "READS", "WRITES", "ERRORS", "P99 READ", "P99 WRITE", "WHY"];
+    let head = [
+        "PATH",
+        "STATE",
+        "SOURCE -> PORTAL",
+        "IN FLIGHT",
+        "READS",
+        "WRITES",
+        "ERRORS",
+        "P99 READ",
+        "P99 WRITE",
+        "WHY",
+    ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for p in paths {
         let source = p.source.as_deref().unwrap_or("any");
@@ -153,7 +179,10 @@ mod tests {
             state,
             reason: reason.into(),
             reads: 7,
-            latency_us: Latency { read: Percentiles { p50: 80, p99: 150, p999: 300, max: 700 }, ..Latency::default() },
+            latency_us: Latency {
+                read: Percentiles { p50: 80, p99: 150, p999: 300, max: 700 },
+                ..Latency::default()
+            },
             ..PathStatus::default()
         };
         let device = DeviceStatus {
@@ -167,7 +196,10 @@ mod tests {
             policy: "round-robin".into(),
             export: "unix:/run/mpio/vm0.sock".into(),
             clients: 1,
-            paths: vec![path("a:ha1", PathState::Active, ""), path("b:ha1partner", PathState::Failed, "no answer for 1 s")],
+            paths: vec![
+                path("a:ha1", PathState::Active, ""),
+                path("b:ha1partner", PathState::Failed, "no answer for 1 s"),
+            ],
             events: vec![Event {
                 at: "2026-11-20T12:00:00.123Z".into(),
                 path: "b:ha1partner".into(),

@@ -14,11 +14,11 @@ mod spec;
 pub use spec::Isids;
 
 use super::config::{Config, check, values};
+use super::dirs;
 use super::lock::{Lock, LockError};
 use super::runtime;
 use super::server::Server;
 use super::sockets::{self, ListenError, Listening};
-use super::dirs;
 use crate::base::Duration;
 use crate::lane::{self, LaneConfig, LaneError, LaneHandle};
 use handler::Admin;
@@ -196,7 +196,7 @@ async fn drain(shared: &Shared) {
     let longest = longest.unwrap_or_default();
     tracing::info!(at_most = %values::duration_text(longest), "draining");
     let mut answers = Vec::new();
-    for lane in shared.lanes() {
+    for lane in shared.lanes().iter() {
         let (reply, answer) = oneshot::channel();
         lane.send(lane::Command::Drain { reply });
         answers.push(answer);

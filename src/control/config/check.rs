@@ -41,8 +41,10 @@ fn portals(config: &Config, problems: &Problems) {
                 && earlier.interface == portal.interface
             {
                 let problem = format!(
-                    "portal {} is the same way as portal {} in line {}",
-                    portal.name, earlier.name, earlier.line
+                    "portal {} is the same way as portal {}{}",
+                    portal.name,
+                    earlier.name,
+                    in_line(earlier.line)
                 );
                 problems.add(
                     portal.line,
@@ -52,6 +54,11 @@ fn portals(config: &Config, problems: &Problems) {
             }
         }
     }
+}
+
+/// Where the other one stands; nothing for what came from the command line.
+fn in_line(line: usize) -> String {
+    if line == 0 { String::new() } else { format!(" in line {line}") }
 }
 
 fn devices(config: &Config, problems: &Problems) {

@@ -11,7 +11,12 @@ use std::time::Duration;
 /// A listening export in the runtime; the file of its socket is removed with it.
 pub enum Accepting {
     /// On a unix socket.
-    Unix(tokio::net::UnixListener, SocketFile),
+    Unix {
+        /// The socket.
+        listener: tokio::net::UnixListener,
+        /// Its file, which goes when this goes.
+        _file: SocketFile,
+    },
     /// On a TCP port.
     Tcp(tokio::net::TcpListener),
 }
@@ -25,7 +30,8 @@ impl Accepting {
         match listening {
             Listening::Unix(listener, file) => {
                 listener.set_nonblocking(true)?;
-                Ok(Accepting::Unix(tokio::net::UnixListener::from_std(listener)?, file))
+                let listener = tokio::net::UnixListener::from_std(listener)?;
+                Ok(Accepting::Unix { listener, _file: file })
             }
             Listening::Tcp(listener) => {
                 listener.set_nonblocking(true)?;
@@ -59,7 +65,7 @@ impl Accepting {
     /// The next connection, blocking as the lane's ring wants it, and who it is.
     async fn accept(&self) -> io::Result<(OwnedFd, String)> {
         match self {
-            Accepting::Unix(listener, _) => {
+            Accepting::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
                 let cred = stream.peer_cred()?;
                 let peer = match cred.pid() {

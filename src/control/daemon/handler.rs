@@ -2,7 +2,9 @@
 
 use super::merge;
 use super::shared::Shared;
-use crate::api::{self, Command, DeviceState, Error, ErrorKind, Outcome, PathAction, PolicyStatus, Status};
+use crate::api::{
+    self, Command, DeviceState, Error, ErrorKind, Outcome, PathAction, PolicyStatus, Status,
+};
 use crate::base::Duration;
 use crate::control::config::document::suggest;
 use crate::control::server::Handler;
@@ -48,9 +50,12 @@ impl Admin {
             return Ok(index);
         }
         let known = || devices.iter().map(|device| device.name.as_str());
-        let hint = suggest(name, known())
-            .map_or_else(|| format!("one of {}", known().collect::<Vec<_>>().join(", ")), str::to_owned);
-        Err(Error::new(ErrorKind::NotFound, format!("device {name}"), "there is no such device").hint(hint))
+        let hint = suggest(name, known()).map_or_else(
+            || format!("one of {}", known().collect::<Vec<_>>().join(", ")),
+            str::to_owned,
+        );
+        Err(Error::new(ErrorKind::NotFound, format!("device {name}"), "there is no such device")
+            .hint(hint))
     }
 
     fn known_path(&self, device: usize, path: &str) -> Result<(), Error> {
@@ -64,8 +69,12 @@ impl Admin {
             (None, false) => format!("one of {}", known.join(", ")),
         };
         let device = &self.shared.config.devices[device].name;
-        Err(Error::new(ErrorKind::NotFound, format!("path {path}"), format!("device {device} has no such path"))
-            .hint(hint))
+        Err(Error::new(
+            ErrorKind::NotFound,
+            format!("path {path}"),
+            format!("device {device} has no such path"),
+        )
+        .hint(hint))
     }
 
     async fn status(&self, device: Option<&str>) -> Result<Outcome, Error> {
@@ -91,15 +100,16 @@ impl Admin {
         let index = self.device(device)?;
         let policy = policy
             .map(|name| {
-                name.parse::<Policy>()
-                    .map_err(|error| Error::new(ErrorKind::Invalid, format!("policy {name}"), error.to_string()))
+                name.parse::<Policy>().map_err(|error| {
+                    Error::new(ErrorKind::Invalid, format!("policy {name}"), error.to_string())
+                })
             })
             .transpose()?;
         for path in weights.keys().chain(&prefer) {
             self.known_path(index, path)?;
         }
         let mut first: Option<PolicyStatus> = None;
-        for lane in 0..self.shared.lanes_of(index).len() {
+        for lane in 0..self.shared.lane_count(index) {
             let answer = self.ask(index, lane, LANE_TIMEOUT, |reply| lane::Command::SetPolicy {
                 device: device.to_owned(),
                 policy,
@@ -128,7 +138,7 @@ impl Admin {
         };
         let tunables = &self.shared.config.devices[index].tunables;
         let patience = tunables.shutdown_timeout.saturating_add(LANE_TIMEOUT);
-        for lane in 0..self.shared.lanes_of(index).len() {
+        for lane in 0..self.shared.lane_count(index) {
             let done = self.ask(index, lane, patience, command(action)).await;
             let Err(error) = done.and_then(|done| done) else { continue };
             if action == PathAction::Disable {
@@ -184,7 +194,7 @@ async fn ask<T>(
 pub async fn device_status(shared: &Shared, device: usize) -> Result<api::DeviceStatus, Error> {
     let spec = &shared.config.devices[device];
     let mut parts = Vec::new();
-    for lane in 0..shared.lanes_of(device).len() {
+    for lane in 0..shared.lane_count(device) {
         let name = Some(spec.name.clone());
         let command = |reply| lane::Command::Status { device: name, reply };
         parts.extend(ask(shared, device, lane, LANE_TIMEOUT, command).await?);

@@ -30,7 +30,8 @@ async fn portal(shared: Rc<Shared>, index: usize) {
     let mut pause = FIRST_PAUSE;
     let mut told = String::new();
     loop {
-        let result = if portal.discovery { ask(&shared, index).await } else { fixed(&shared, index).await };
+        let result =
+            if portal.discovery { ask(&shared, index).await } else { fixed(&shared, index).await };
         match result {
             Ok(()) => {
                 if !told.is_empty() {

@@ -43,7 +43,12 @@ pub fn trim_events(device: &mut DeviceStatus) {
 /// `ok` only if every lane is; usable as long as one lane is.
 fn device_state(states: &[DeviceState]) -> DeviceState {
     let any = |state| states.contains(&state);
-    match (any(DeviceState::Ok), any(DeviceState::Degraded), any(DeviceState::Down), any(DeviceState::Failed)) {
+    match (
+        any(DeviceState::Ok),
+        any(DeviceState::Degraded),
+        any(DeviceState::Down),
+        any(DeviceState::Failed),
+    ) {
         (true, false, false, false) => DeviceState::Ok,
         (true, ..) | (_, true, ..) => DeviceState::Degraded,
         (_, _, _, true) => DeviceState::Failed,
@@ -135,7 +140,10 @@ mod tests {
             reads,
             clients: 1,
             state: DeviceState::Ok,
-            latency_us: Latency { read: Percentiles { p99, ..Percentiles::default() }, ..Latency::default() },
+            latency_us: Latency {
+                read: Percentiles { p99, ..Percentiles::default() },
+                ..Latency::default()
+            },
             paths: vec![PathStatus {
                 name: "a:x".into(),
                 state,
@@ -145,7 +153,8 @@ mod tests {
             }],
             ..DeviceStatus::default()
         };
-        let whole = lanes(vec![part(3, PathState::Active, 10), part(4, PathState::Failed, 20)]).unwrap();
+        let whole =
+            lanes(vec![part(3, PathState::Active, 10), part(4, PathState::Failed, 20)]).unwrap();
         assert_eq!((whole.reads, whole.clients, whole.latency_us.read.p99), (7, 2, 20));
         assert_eq!(whole.paths.len(), 1);
         assert_eq!((whole.paths[0].reads, whole.paths[0].state), (7, PathState::Failed));

@@ -67,8 +67,14 @@ impl Shared {
 
     /// Lanes of one device.
     pub fn lanes_of(&self, device: usize) -> Ref<'_, [LaneHandle]> {
-        let count = usize::from(self.config.devices[device].lanes);
+        let count = self.lane_count(device);
         Ref::map(self.lanes.borrow(), |lanes| &lanes[..count])
+    }
+
+    /// How many lanes carry a device; 0 once they have ended.
+    #[must_use]
+    pub fn lane_count(&self, device: usize) -> usize {
+        usize::from(self.config.devices[device].lanes).min(self.lanes.borrow().len())
     }
 
     /// Gives every lane its devices.
@@ -116,7 +122,9 @@ impl Shared {
                     let device = device.name.clone();
                     handle.send(Command::AddPath { device, path: Box::new(spec) });
                 }
-                Err(error) => tracing::error!(path = %path.name, %error, "no random bytes for an ISID"),
+                Err(error) => {
+                    tracing::error!(path = %path.name, %error, "no random bytes for an ISID")
+                }
             }
         }
     }
