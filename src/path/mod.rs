@@ -9,10 +9,12 @@ mod backoff;
 mod events;
 mod failover;
 mod health;
+pub mod identity;
 mod ledger;
 mod policy;
 mod select;
 mod state;
+pub mod verdict;
 
 pub use crate::stats::{Ended, Op};
 pub use backoff::{Backoff, Failure};

@@ -28,6 +28,9 @@ pub mod text;
 pub mod unmap;
 pub mod vpd;
 
+#[cfg(test)]
+mod tests;
+
 pub use block_pages::{BlockCharacteristics, BlockLimits, Provisioning, UnmappedReads};
 pub use capacity::{Capacity10, Capacity16};
 pub use cdb::{Cdb, CdbError, Data, Transfer, Width};
@@ -36,7 +39,7 @@ pub use lba_status::{LbaStatus, Provision};
 pub use luns::ReportedLuns;
 pub use mode::{Caching, Control, ModeData, ModeForm};
 pub use port_groups::{AccessState, PortGroup, PortGroups};
-pub use sense::{Sense, SenseKey};
+pub use sense::{Sense, SenseError, SenseKey};
 pub use status::Status;
 pub use text::printable;
 pub use vpd::{Association, Designator, DesignatorKind, VpdHeader};
