@@ -6,7 +6,7 @@
 //! [`Completion::Closed`], whatever happened to it before.
 //!
 //! This is the only module with unsafe code. Memory that the kernel uses belongs to an operation in a
-//! slab ([`op`]) until its last completion has been reaped; a buffer is used again only after that.
+//! slab (`op.rs`) until its last completion has been reaped; a buffer is used again only after that.
 //!
 //! Deliberately not here: any protocol, any retry, any clock. Fixed files are not used: until Linux 6.13
 //! an unregistered file stays open while any earlier request of the whole ring is in flight, so that one
@@ -56,6 +56,9 @@ const OPS_PER_SOCKET: usize = 5;
 
 /// Turns that the end of a ring waits for its operations, 10 ms each.
 const DROP_TURNS_MAX: u32 = 100;
+
+/// Tries to have a full submission queue taken, 1 ms each; the first one does unless memory is short.
+const SUBMIT_TRIES_MAX: u32 = 1000;
 
 /// Names a socket of one ring. An id never names another socket later, so a stale one is harmless where
 /// it is allowed and noticed where it is not.
@@ -290,6 +293,8 @@ impl Ring {
     }
 
     /// Receives up to `max` bytes, at most [`RECV_BUFFER`]: `Received`, `Eof` or `RecvFailed` follows.
+    /// A socket keeps one buffer of that size for as long as it lives, so receive memory is at most
+    /// sockets plus [`RingConfig::buffers`] times that, and what the holders of parts keep alive.
     ///
     /// # Panics
     /// When the socket is not open or has a receive in flight.
@@ -430,12 +435,12 @@ impl Ring {
             let queue = ring.submission();
             queue.capacity() - queue.len() >= entries.len()
         };
-        for _ in 0..DROP_TURNS_MAX {
+        for tries in 0..SUBMIT_TRIES_MAX {
             if room(&mut self.ring) {
                 break;
             }
-            // EAGAIN and EBUSY leave entries in the queue; each try lets the kernel finish something.
-            self.enter(Some(Duration::ZERO));
+            // Short of memory, the kernel leaves entries in the queue; waiting lets it finish something.
+            self.enter(Some(Duration::from_millis(u64::from(tries > 0))));
         }
         // SAFETY: what an entry points to belongs to an operation in the slab, which keeps it in place
         // and untouched until the completion has been reaped, even if the socket or the ring ends

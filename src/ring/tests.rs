@@ -206,6 +206,24 @@ fn giving_up_resets_the_peer_at_once() {
     assert!(out.is_empty(), "{out:?}");
 }
 
+/// A connection that came up while it was being given up is reset, and never reported.
+#[test]
+fn giving_up_while_connecting_resets_too() {
+    let mut ring = ring();
+    let (listener, address) = listener();
+    for submitted_before in [false, true] {
+        let sock = ring.connect(&to(address)).expect("a socket");
+        if submitted_before {
+            ring.enter(Some(Duration::ZERO));
+        }
+        ring.give_up(sock);
+        assert!(matches!(one(&mut ring), Completion::Closed { sock: closed } if closed == sock));
+        let mut peer = listener.accept().expect("it had come up").0;
+        peer.set_read_timeout(Some(LONG)).expect("a time limit");
+        assert_eq!(drain(&mut peer).1, io::ErrorKind::ConnectionReset);
+    }
+}
+
 /// What the kernel had queued for a peer that does not read is not delivered after the reset.
 #[test]
 fn giving_up_takes_queued_bytes_back() {
@@ -464,6 +482,8 @@ fn a_failed_send_tells_how_far_it_got() {
     drop(peer);
     let Completion::SendFailed { bytes, .. } = one(&mut ring) else { panic!("not failed") };
     assert!((100_000..96 << 20).contains(&bytes), "{bytes}");
+    // The kernel reported the part first, and the error when the rest was submitted.
+    assert!(ring.stats().partial_sends > 0, "{:?}", ring.stats());
 }
 
 #[test]
