@@ -6,6 +6,7 @@
 //! yet proven dead. Both are pure: time is an argument, `poll_*` gives what is due.
 
 mod backoff;
+mod engine;
 mod events;
 mod failover;
 mod health;
@@ -16,6 +17,7 @@ mod state;
 
 pub use crate::stats::{Ended, Op};
 pub use backoff::{Backoff, Failure};
+pub use engine::{Deadline, DeviceHealth, Engine, PathInfo, Tally, TooManyPaths, Tuning};
 pub use events::{Event, Events, Stamp, WallClock, What};
 pub use health::{Command, command_timeout};
 pub use ledger::{
