@@ -19,7 +19,7 @@ pub use crate::stats::{Ended, Op};
 pub use backoff::{Backoff, Failure};
 pub use engine::{Deadline, DeviceHealth, Engine, PathInfo, Tally, TooManyPaths, Tuning};
 pub use events::{Event, Events, Stamp, WallClock, What};
-pub use health::{Command, command_timeout};
+pub use health::{CommandClass, command_timeout};
 pub use ledger::{
     BlockRange, Fence, FenceMode, Grant, InDoubt, Ledger, LedgerCounters, Nexus, Owner, Proof,
     Settled, TicketId,
