@@ -56,6 +56,21 @@ pub const TASKS_PER_SESSION_MAX: usize = 512;
 /// Sense bytes kept per command: SPC-4 limits sense data to 252.
 pub const SENSE_MAX: usize = 252;
 
+/// Bytes that one SCSI READ or WRITE moves at most: larger requests are split, so that their parts run side
+/// by side on several paths and none of them holds a session for long.
+pub const TRANSFER_MAX: u32 = 1024 * 1024;
+
+/// Bytes that one UNMAP or WRITE SAME covers at most: a target may take long over it.
+pub const DISCARD_MAX: u32 = 64 * 1024 * 1024;
+
+/// Logical block sizes in bytes that are accepted: powers of two in this range.
+pub const BLOCK_SIZE_MIN: u32 = 512;
+/// The largest of them.
+pub const BLOCK_SIZE_MAX: u32 = 64 * 1024;
+
+/// LUNs taken from one REPORT LUNS answer: the flat address space.
+pub const LUNS_PER_TARGET_MAX: usize = 16_384;
+
 /// Paths per device.
 pub const PATHS_PER_DEVICE_MAX: usize = 32;
 
@@ -80,5 +95,7 @@ const _: () = assert!(FIRST_BURST_MAX <= BURST_MAX);
 const _: () = assert!(BURST_MAX < 1 << 24 && RECV_SEGMENT_MAX < 1 << 24);
 const _: () = assert!(NBD_PAYLOAD_MAX.is_power_of_two());
 const _: () = assert!(TEXT_MAX >= 8192);
+const _: () = assert!(TRANSFER_MAX >= BLOCK_SIZE_MAX && DISCARD_MAX >= TRANSFER_MAX);
+const _: () = assert!(NBD_PAYLOAD_MAX.is_multiple_of(TRANSFER_MAX));
 const _: () = assert!(TASKS_PER_SESSION_MAX <= 1 << 16);
 const _: () = assert!(LEDGER_TICKETS_MAX >= 4 * REQUESTS_PER_LANE_MAX);

@@ -1,4 +1,4 @@
-//! The path engine: states, health, policies, write ownership. Knows no PDU and no session.
+//! The path engine: states, health, policies, verdicts, write ownership. Knows no PDU and no session.
 //!
 //! Mental model: [`Engine`] is one device on one lane. It is told what happens to paths (states, commands
 //! started and finished) and answers one question on the hot path: which path takes the next command.
@@ -10,10 +10,12 @@ mod engine;
 mod events;
 mod failover;
 mod health;
+pub mod identity;
 mod ledger;
 mod policy;
 mod select;
 mod state;
+pub mod verdict;
 
 pub use crate::stats::{Ended, Op};
 pub use backoff::{Backoff, Failure};
