@@ -727,3 +727,6 @@ fn attention_actions(asc: u8, ascq: u8) -> Actions {
         _ => Actions::NONE,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! Literal bytes for every command and every parameter format, and parsers against anything.
 
+#![allow(clippy::unwrap_used)]
+
 use super::*;
 use crate::wire::scsi::vpd::PortIdentity;
 use proptest::prelude::*;
