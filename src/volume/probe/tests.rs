@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::wire::scsi::{Caching, Emit, Provisioning, vpd};
+use crate::limits::LUNS_PER_TARGET_MAX;
+use crate::wire::scsi::{Caching, Emit, Provisioning, ReportedLuns, SenseKey, Status, vpd};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 
