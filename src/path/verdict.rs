@@ -288,9 +288,12 @@ pub fn verdict(outcome: &Outcome, context: Context) -> Decision {
         | Verdict::GiveToCaller(_) => false,
     };
     let keeps_on = moves_on || decision.verdict == Verdict::RetryHere;
-    if moves_on && context.same_elsewhere && is_final_on_two_paths(outcome)
-        || keeps_on && context.answers >= ANSWERS_MAX
-    {
+    let agreed = moves_on && context.same_elsewhere && is_final_on_two_paths(outcome);
+    let too_often = keeps_on && context.answers >= ANSWERS_MAX;
+    // A repeated compare could miss against its own success.
+    let blind =
+        keeps_on && context.command == CommandKind::CompareAndWrite && may_have_run(outcome);
+    if agreed || too_often || blind {
         return Decision::new(Verdict::GiveToCaller(Failure::Io), decision.actions);
     }
     decision
@@ -308,6 +311,37 @@ fn is_final_on_two_paths(outcome: &Outcome) -> bool {
         Status::CheckCondition => outcome
             .sense
             .is_none_or(|s| !matches!(s.key, SenseKey::NotReady | SenseKey::UnitAttention)),
+    }
+}
+
+/// Whether the command may have changed the medium although it did not end well.
+fn may_have_run(outcome: &Outcome) -> bool {
+    if outcome.response != 0 {
+        return true;
+    }
+    match outcome.status {
+        Status::Busy | Status::TaskSetFull | Status::ReservationConflict | Status::AcaActive => {
+            false
+        }
+        Status::Good | Status::ConditionMet | Status::TaskAborted | Status::Unknown(_) => true,
+        Status::CheckCondition => outcome.sense.is_none_or(|sense| match sense.key {
+            SenseKey::NotReady
+            | SenseKey::IllegalRequest
+            | SenseKey::UnitAttention
+            | SenseKey::DataProtect
+            | SenseKey::BlankCheck
+            | SenseKey::Miscompare => false,
+            SenseKey::NoSense
+            | SenseKey::RecoveredError
+            | SenseKey::MediumError
+            | SenseKey::HardwareError
+            | SenseKey::VendorSpecific
+            | SenseKey::CopyAborted
+            | SenseKey::AbortedCommand
+            | SenseKey::Reserved
+            | SenseKey::VolumeOverflow
+            | SenseKey::Completed => !sense.deferred,
+        }),
     }
 }
 
@@ -341,14 +375,15 @@ fn by_answer(outcome: &Outcome, c: Context) -> Decision {
         },
         Status::AcaActive if c.retries == 0 && c.waited_here.is_zero() => later(100),
         Status::AcaActive => FAIL,
-        Status::TaskAborted => unknown_outcome(c, RETRIES_MAX),
+        // Repeating it with the same data is harmless.
+        Status::TaskAborted => bounded_or_io(c, RETRIES_MAX),
     }
 }
 
 /// Done if everything moved; a short block transfer is never taken for a whole one.
 fn whole(outcome: &Outcome, c: Context) -> Decision {
     if outcome.short && c.command.must_be_whole() {
-        return unknown_outcome(c, RETRIES_FEW);
+        return bounded_or_io(c, RETRIES_FEW);
     }
     DONE
 }
@@ -378,22 +413,6 @@ fn bounded(c: Context, max: u8, last: Decision) -> Decision {
 /// Here up to `max` times, then `last`.
 fn bounded_here(c: Context, max: u8, last: Decision) -> Decision {
     if c.retries < max { HERE } else { last }
-}
-
-/// The command may have been executed: it is repeated with the same data, which is harmless for all but a
-/// compare.
-fn unknown_outcome(c: Context, max: u8) -> Decision {
-    match c.command {
-        CommandKind::CompareAndWrite => IO,
-        CommandKind::Read
-        | CommandKind::Write
-        | CommandKind::Flush
-        | CommandKind::Unmap
-        | CommandKind::WriteSame
-        | CommandKind::LbaStatus
-        | CommandKind::Probe
-        | CommandKind::TestUnitReady => bounded_or_io(c, max),
-    }
 }
 
 /// BUSY and TASK SET FULL: the command was not executed, and the path is fine.
@@ -508,7 +527,7 @@ fn by_medium_error(asc: u8, c: Context) -> Decision {
 }
 
 fn by_hardware_error(asc: u8, ascq: u8, c: Context) -> Decision {
-    if c.command == CommandKind::Flush || c.command == CommandKind::CompareAndWrite {
+    if c.command == CommandKind::Flush {
         return IO.with(Actions::ALARM);
     }
     let once_elsewhere = if c.others && c.elsewhere == 0 { ELSEWHERE } else { IO };
@@ -549,9 +568,6 @@ fn by_data_protect(asc: u8, ascq: u8, c: Context) -> Decision {
 }
 
 fn by_aborted(asc: u8, ascq: u8, c: Context) -> Decision {
-    if c.command == CommandKind::CompareAndWrite {
-        return IO;
-    }
     match (asc, ascq) {
         (0x08, _) => bounded(c, RETRIES_FEW, FAIL),
         // Our unsolicited data was not what the target expects: once more without any.
