@@ -5,6 +5,8 @@ use crate::limits::PATHS_PER_DEVICE_MAX;
 use crate::ring::{Connect, SockId};
 use crate::volume::Endpoint;
 use bytes::Bytes;
+use slab::Slab;
+use smallvec::SmallVec;
 
 /// One socket of a device.
 pub(super) struct Socket {
@@ -28,10 +30,13 @@ pub(super) struct Socket {
     pub(super) spare: Vec<Bytes>,
 }
 
-/// All sockets of a lane, by the ring's number.
+/// All sockets of a lane.
 #[derive(Default)]
 pub(super) struct Sockets {
-    entries: Vec<Option<Socket>>,
+    entries: Slab<Socket>,
+    /// Places by the ring's number. Rarely more than one: the ring uses a number again while we have not
+    /// yet been told that the old socket has ended.
+    by_number: Vec<SmallVec<[(SockId, Slot); 1]>>,
 }
 
 impl Sockets {
@@ -42,12 +47,7 @@ impl Sockets {
         endpoint: Endpoint,
         connected: bool,
     ) -> Slot {
-        let slot = id.index();
-        if self.entries.len() <= slot {
-            self.entries.resize_with(slot + 1, || None);
-        }
-        assert!(self.entries[slot].is_none(), "a socket's number is used by one socket at a time");
-        self.entries[slot] = Some(Socket {
+        let slot = Slot(self.entries.insert(Socket {
             id,
             device,
             endpoint,
@@ -60,22 +60,34 @@ impl Sockets {
             closing: false,
             gone: false,
             spare: Vec::new(),
-        });
-        Slot(slot)
+        }));
+        if self.by_number.len() <= id.index() {
+            self.by_number.resize_with(id.index() + 1, SmallVec::new);
+        }
+        self.by_number[id.index()].push((id, slot));
+        slot
+    }
+
+    fn slot(&self, id: SockId) -> Option<Slot> {
+        let places = self.by_number.get(id.index())?;
+        places.iter().find(|(other, _)| *other == id).map(|(_, slot)| *slot)
     }
 
     /// The socket that a completion is about.
     pub(super) fn by_id(&mut self, id: SockId) -> Option<&mut Socket> {
-        self.entries.get_mut(id.index())?.as_mut().filter(|socket| socket.id == id)
+        let slot = self.slot(id)?;
+        Some(self.get_mut(slot))
     }
 
     pub(super) fn get_mut(&mut self, slot: Slot) -> &mut Socket {
-        self.entries[slot.0].as_mut().expect("a device's index names sockets that exist")
+        self.entries.get_mut(slot.0).expect("a device's index names sockets that exist")
     }
 
     pub(super) fn remove(&mut self, id: SockId) {
-        let entry = self.entries.get_mut(id.index()).expect("a socket ends once");
-        assert!(entry.take().is_some_and(|socket| socket.id == id), "a socket ends once");
+        let slot = self.slot(id).expect("a socket ends once");
+        self.by_number[id.index()].retain(|(other, _)| *other != id);
+        let socket = self.entries.remove(slot.0);
+        assert_eq!(socket.id, id, "the socket that ended is the one that was removed");
     }
 }
 

@@ -19,9 +19,9 @@
 
 use crate::base::{Instant, TxQueue};
 use crate::connection::{Connection, execute_orphan};
+use crate::faults::{Accept, AsyncMessage, Cut, Faults};
 pub use crate::state::{ConnectionId, Counters};
 use crate::state::{Core, Effect, Held};
-use crate::faults::{Accept, AsyncMessage, Cut, Faults};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;

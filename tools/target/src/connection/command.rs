@@ -5,8 +5,8 @@
 
 use super::{Connection, transfer};
 use crate::base::{Instant, Serial};
-use crate::state::{Core, Counters, Held};
 use crate::faults::AtCommand;
+use crate::state::{Core, Counters, Held};
 use crate::unit::{Answer, Origin};
 use crate::wire::iscsi::request::ScsiCommand;
 use crate::wire::iscsi::response::{DataIn, ScsiResponse};
@@ -346,4 +346,3 @@ pub(crate) fn execute_orphan(core: &mut Core, now: Instant, held: &Held) {
     let cdb = Cdb::parse(&held.command.cdb);
     let _ = execute(core, &held.command, &cdb, &held.data, &origin);
 }
-
