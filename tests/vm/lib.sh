@@ -25,7 +25,10 @@ clean_up() {
   local pid
   umount "$mount" 2>/dev/null
   nbd-client -d /dev/nbd0 >/dev/null 2>&1
-  for pid in "${started[@]}"; do kill -9 "$pid" 2>/dev/null; done
+  for pid in "${started[@]}"; do
+    kill -9 "$pid" 2>/dev/null
+    wait "$pid" 2>/dev/null
+  done
   cp "$run"/*.log "$run"/*.toml "$keep" 2>/dev/null
   return 0
 }
@@ -59,7 +62,9 @@ start_daemon() {
   "$mpio" serve --config "$run/mpio.toml" --control "$run/control.sock" >>"$run/serve.log" 2>&1 &
   daemon=$!
   started+=("$daemon")
-  wait_for 60 "the device with all its paths" status_says '.devices[0].state == "ok"'
+  whole() { ! kill -0 "$daemon" 2>/dev/null || status_says '.devices[0].state == "ok"'; }
+  wait_for 60 "the device with all its paths" whole
+  kill -0 "$daemon" 2>/dev/null || die "mpio serve ended by itself"
 }
 
 stop_daemon() {
