@@ -1,3 +1,5 @@
 //! The `mpio` program: everything is in the library's `cli`.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    mpio::cli::main()
+}

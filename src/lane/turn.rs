@@ -5,10 +5,12 @@ use super::sockets::{Index, Socket, Sockets};
 use super::{Device, Lane, log};
 use crate::base::{Duration, Instant, TxQueue};
 use crate::limits;
+use crate::path::Stamp;
 use crate::ring::{Completion, Connect, Ring, SockId, Stage, explain};
 use crate::volume::{Action, Endpoint, Volume};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::Receiver;
+use std::time::SystemTime;
 
 impl Lane {
     pub(super) fn new(id: u16, ring: Ring, mailbox: Receiver<Command>, log: log::Sink) -> Lane {
@@ -208,7 +210,8 @@ impl Lane {
                 let entropy = Box::new(|bytes: &mut [u8]| {
                     getrandom::fill(bytes).expect("the kernel gives random bytes");
                 });
-                let volume = Volume::new(now, *spec, self.id, shared, entropy);
+                let mut volume = Volume::new(now, *spec, self.id, shared, entropy);
+                volume.set_clock(now, wall_clock());
                 let slots = Index::default();
                 self.devices.push(Device { volume, index: slots, touched: true, drained: false });
             }
@@ -223,6 +226,9 @@ impl Lane {
             }
             Command::Client { device, fd, peer } => self.client(now, &device, fd, &peer),
             Command::Status { device, reply } => {
+                // The wall clock may have been set since; events are dated by it.
+                let wall = wall_clock();
+                self.devices.iter_mut().for_each(|d| d.volume.set_clock(now, wall));
                 let wanted = |d: &&Device| device.as_ref().is_none_or(|n| n == d.volume.name());
                 let all = self.devices.iter().filter(wanted).map(|d| d.volume.snapshot());
                 let _ = reply.send(all.collect());
@@ -307,6 +313,11 @@ impl Lane {
             }
         }
     }
+}
+
+fn wall_clock() -> Stamp {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Stamp(since_1970.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
 }
 
 /// One completion to its volume.

@@ -26,6 +26,8 @@ pub struct PathSnapshot {
     pub reason: String,
     /// Weight.
     pub weight: u32,
+    /// Administratively preferred.
+    pub preferred: bool,
     /// Counters and latency.
     pub stats: IoStats,
     /// Commands in flight.
@@ -283,6 +285,7 @@ impl Volume {
             state: self.engine.state(link.index),
             reason: self.engine.reason(link.index).to_owned(),
             weight: link.spec.weight,
+            preferred: self.engine.info(link.index).preferred,
             stats: self.engine.stats(link.index).clone(),
             in_flight: self.engine.in_flight(link.index),
             failures: self.engine.failures(link.index),

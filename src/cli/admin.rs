@@ -1,0 +1,79 @@
+//! `mpio policy` and `mpio path`: one request to the daemon, one answer for people or scripts.
+
+use super::args::{PathArgs, PolicyArgs};
+use super::{Failure, client, output};
+use crate::api::{Command, Outcome, PathAction, PolicyStatus};
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// Shows or changes a policy.
+///
+/// # Errors
+/// Those of [`client::ask`].
+pub fn policy(args: &PolicyArgs, control: Option<&Path>) -> Result<(), Failure> {
+    let command = Command::Policy {
+        device: args.device.clone(),
+        policy: args.policy.clone(),
+        weights: args.weights.iter().cloned().collect(),
+        prefer: args.prefer.clone(),
+    };
+    let Outcome::Policy(status) = client::ask(control, command)? else {
+        return Err(client::unexpected());
+    };
+    if args.json {
+        let json = serde_json::to_string(&status).map_err(Failure::failed)?;
+        return output::print(&(json + "\n"));
+    }
+    output::print(&policy_text(&status))
+}
+
+fn policy_text(status: &PolicyStatus) -> String {
+    let mut text = format!("{}: {}", status.device, status.policy);
+    if let Some(prefer) = &status.prefer {
+        let _ = write!(text, ", prefers {prefer}");
+    }
+    if status.weights.values().any(|&weight| weight != 1) {
+        let weights: Vec<String> = status.weights.iter().map(|(p, w)| format!("{p}={w}")).collect();
+        let _ = write!(text, ", weights {}", weights.join(" "));
+    }
+    text + "\n"
+}
+
+/// Takes a path out or back.
+///
+/// # Errors
+/// Those of [`client::ask`].
+pub fn path(args: PathArgs, control: Option<&Path>) -> Result<(), Failure> {
+    let action: PathAction = args.action.into();
+    let done = match action {
+        PathAction::Disable => "disabled",
+        PathAction::Enable => "enabled",
+        PathAction::Recheck => "is being rechecked",
+    };
+    let text = format!("{}: path {} {done}\n", args.device, args.path);
+    let command = Command::Path { device: args.device, path: args.path, action, force: args.force };
+    match client::ask(control, command)? {
+        Outcome::Done {} => output::print(&text),
+        _ => Err(client::unexpected()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn policy_in_words() {
+        let mut status = PolicyStatus {
+            device: "vm0".into(),
+            policy: "failover".into(),
+            weights: BTreeMap::from([("a:ha1".into(), 1), ("b:x".into(), 1)]),
+            prefer: Some("a:ha1".into()),
+        };
+        assert_eq!(policy_text(&status), "vm0: failover, prefers a:ha1\n");
+        status.prefer = None;
+        status.weights.insert("a:ha1".into(), 3);
+        assert_eq!(policy_text(&status), "vm0: failover, weights a:ha1=3 b:x=1\n");
+    }
+}

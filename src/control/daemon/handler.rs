@@ -1,0 +1,254 @@
+//! What admin commands do: ask the lanes of the device, put their answers together.
+
+use super::shared::Shared;
+use super::{merge, snapshot};
+use crate::api::{
+    self, Command, DeviceState, Error, ErrorKind, Outcome, PathAction, PolicyStatus, Status,
+};
+use crate::base::Duration;
+use crate::control::config::document::suggest;
+use crate::control::server::Handler;
+use crate::lane;
+use crate::path::Policy;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use tokio::sync::oneshot;
+
+/// A lane that does not answer for this long is stuck.
+const LANE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Answers administrators.
+pub struct Admin {
+    shared: Rc<Shared>,
+}
+
+impl Handler for Admin {
+    async fn handle(&self, command: Command) -> Outcome {
+        let done = match command {
+            Command::Status { device } => self.status(device.as_deref()).await,
+            Command::Policy { device, policy, weights, prefer } => {
+                self.policy(&device, policy.as_deref(), weights, prefer).await
+            }
+            Command::Path { device, path, action, force } => {
+                self.path(&device, path, action, force).await
+            }
+        };
+        done.unwrap_or_else(Outcome::Error)
+    }
+}
+
+impl Admin {
+    /// For the devices of `shared`.
+    #[must_use]
+    pub fn new(shared: Rc<Shared>) -> Admin {
+        Admin { shared }
+    }
+
+    fn device(&self, name: &str) -> Result<usize, Error> {
+        let devices = &self.shared.config.devices;
+        if let Some(index) = devices.iter().position(|device| device.name == name) {
+            return Ok(index);
+        }
+        let known = || devices.iter().map(|device| device.name.as_str());
+        let hint = suggest(name, known()).map_or_else(
+            || format!("one of {}", known().collect::<Vec<_>>().join(", ")),
+            str::to_owned,
+        );
+        Err(Error::new(ErrorKind::NotFound, format!("device {name}"), "there is no such device")
+            .hint(hint))
+    }
+
+    fn known_path(&self, device: usize, path: &str) -> Result<(), Error> {
+        let known = self.shared.path_names(device);
+        if known.iter().any(|name| name == path) {
+            return Ok(());
+        }
+        let hint = match (suggest(path, known.iter().map(String::as_str)), known.is_empty()) {
+            (Some(near), _) => near.to_owned(),
+            (None, true) => "again when discovery has found paths".to_owned(),
+            (None, false) => format!("one of {}", known.join(", ")),
+        };
+        let device = &self.shared.config.devices[device].name;
+        Err(Error::new(
+            ErrorKind::NotFound,
+            format!("path {path}"),
+            format!("device {device} has no such path"),
+        )
+        .hint(hint))
+    }
+
+    async fn status(&self, device: Option<&str>) -> Result<Outcome, Error> {
+        let wanted = match device {
+            Some(name) => vec![self.device(name)?],
+            None => (0..self.shared.config.devices.len()).collect(),
+        };
+        let mut devices = Vec::new();
+        for index in wanted {
+            devices.push(device_status(&self.shared, index).await?);
+        }
+        let daemon = self.shared.daemon();
+        Ok(Outcome::Status(Box::new(Status { version: api::VERSION, daemon, devices })))
+    }
+
+    async fn policy(
+        &self,
+        device: &str,
+        policy: Option<&str>,
+        weights: BTreeMap<String, u32>,
+        prefer: Option<String>,
+    ) -> Result<Outcome, Error> {
+        let index = self.device(device)?;
+        let policy = policy
+            .map(|name| {
+                name.parse::<Policy>().map_err(|error| {
+                    Error::new(ErrorKind::Invalid, format!("policy {name}"), error.to_string())
+                })
+            })
+            .transpose()?;
+        for path in weights.keys().chain(&prefer) {
+            self.known_path(index, path)?;
+        }
+        let mut first: Option<Policy> = None;
+        for lane in 0..self.shared.lane_count(index) {
+            let answer = self.ask(index, lane, LANE_TIMEOUT, |reply| lane::Command::SetPolicy {
+                device: device.to_owned(),
+                policy,
+                weights: weights.iter().map(|(path, weight)| (path.clone(), *weight)).collect(),
+                prefer: prefer.clone(),
+                reply,
+            });
+            let policy = answer.await?.map_err(|error| refused(&error))?;
+            first.get_or_insert(policy);
+        }
+        let policy = first.ok_or_else(|| stuck(device))?;
+        self.policy_status(index, policy).await.map(Outcome::Policy)
+    }
+
+    /// The policy with what it works on: weights and preference of every path.
+    async fn policy_status(&self, index: usize, policy: Policy) -> Result<PolicyStatus, Error> {
+        let device = self.shared.config.devices[index].name.clone();
+        let name = Some(device.clone());
+        let command = |reply| lane::Command::Status { device: name, reply };
+        let snapshots = self.ask(index, 0, LANE_TIMEOUT, command).await?;
+        let paths = snapshots.first().map(|s| s.paths.as_slice()).unwrap_or_default();
+        Ok(PolicyStatus {
+            device,
+            policy: policy.to_string(),
+            weights: paths.iter().map(|path| (path.name.clone(), path.weight)).collect(),
+            prefer: paths.iter().find(|path| path.preferred).map(|path| path.name.clone()),
+        })
+    }
+
+    async fn path(
+        &self,
+        device: &str,
+        path: String,
+        action: PathAction,
+        force: bool,
+    ) -> Result<Outcome, Error> {
+        let index = self.device(device)?;
+        self.known_path(index, &path)?;
+        let command = |action| {
+            let (device, path) = (device.to_owned(), path.clone());
+            let action = match action {
+                PathAction::Disable => lane::PathAction::Disable { force },
+                PathAction::Enable => lane::PathAction::Enable,
+                PathAction::Recheck => lane::PathAction::Recheck,
+            };
+            move |reply| lane::Command::Path { device, path, action, reply }
+        };
+        let tunables = &self.shared.config.devices[index].tunables;
+        let patience = tunables.shutdown_timeout.saturating_add(LANE_TIMEOUT);
+        for lane in 0..self.shared.lane_count(index) {
+            let done = self.ask(index, lane, patience, command(action)).await;
+            let done = done.and_then(|done| done.map_err(|error| refused(&error)));
+            let Err(error) = done else { continue };
+            if action == PathAction::Disable {
+                // One lane refuses: the path stays in use as a whole.
+                for lane in 0..lane {
+                    let _ = self.ask(index, lane, patience, command(PathAction::Enable)).await;
+                }
+            }
+            return Err(error);
+        }
+        tracing::info!(%device, %path, %action, "asked for by an administrator");
+        Ok(Outcome::Done {})
+    }
+
+    async fn ask<T>(
+        &self,
+        device: usize,
+        lane: usize,
+        patience: Duration,
+        command: impl FnOnce(oneshot::Sender<T>) -> lane::Command,
+    ) -> Result<T, Error> {
+        ask(&self.shared, device, lane, patience, command).await
+    }
+}
+
+fn refused(error: &lane::CommandError) -> Error {
+    use crate::volume::admin::AdminError;
+    match error {
+        lane::CommandError::NoSuchDevice(device) => stuck(device),
+        lane::CommandError::Refused(AdminError::NoSuchPath { device, path, known }) => Error::new(
+            ErrorKind::NotFound,
+            format!("path {path}"),
+            format!("device {device} has no such path"),
+        )
+        .hint(format!("one of {known}")),
+        lane::CommandError::Refused(AdminError::LastPath { device, path }) => Error::new(
+            ErrorKind::Refused,
+            format!("path {path}"),
+            format!("it is the last usable path of {device}: without it all I/O stops"),
+        )
+        .hint("--force"),
+    }
+}
+
+fn stuck(device: &str) -> Error {
+    Error::new(ErrorKind::Failed, format!("device {device}"), "its lane does not answer")
+        .hint("the daemon's log, and starting it again")
+}
+
+async fn ask<T>(
+    shared: &Shared,
+    device: usize,
+    lane: usize,
+    patience: Duration,
+    command: impl FnOnce(oneshot::Sender<T>) -> lane::Command,
+) -> Result<T, Error> {
+    let (reply, answer) = oneshot::channel();
+    match shared.lanes_of(device).get(lane) {
+        Some(handle) => handle.send(command(reply)),
+        None => return Err(stuck(&shared.config.devices[device].name)),
+    }
+    match tokio::time::timeout(patience, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) | Err(_) => Err(stuck(&shared.config.devices[device].name)),
+    }
+}
+
+/// The whole status of a device: what its lanes say, and what only control knows.
+///
+/// # Errors
+/// When a lane does not answer.
+pub async fn device_status(shared: &Shared, device: usize) -> Result<api::DeviceStatus, Error> {
+    let spec = &shared.config.devices[device];
+    let mut parts = Vec::new();
+    for lane in 0..shared.lane_count(device) {
+        let name = Some(spec.name.clone());
+        let command = |reply| lane::Command::Status { device: name, reply };
+        let snapshots = ask(shared, device, lane, LANE_TIMEOUT, command).await?;
+        parts.extend(snapshots.iter().map(|s| snapshot::device(s, lane == 0)));
+    }
+    let mut status = merge::lanes(parts).ok_or_else(|| stuck(&spec.name))?;
+    status.export = spec.export.to_string();
+    status.events.extend(shared.events());
+    merge::trim_events(&mut status);
+    if status.state == DeviceState::Ok && shared.incomplete(device) {
+        status.state = DeviceState::Degraded;
+    }
+    let order = shared.path_names(device);
+    status.paths.sort_by_key(|path| order.iter().position(|name| *name == path.name));
+    Ok(status)
+}

@@ -1,0 +1,202 @@
+//! What the tasks of the control thread share: the configuration, the lanes, and what discovery has found.
+
+use super::spec::{self, Isids};
+use crate::api;
+use crate::control::config::Config;
+use crate::control::plan::{NewPath, News, Plan};
+use crate::lane::{Command, LaneHandle};
+use crate::limits;
+use crate::path::{Fence, Ledger};
+use crate::volume;
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+use tokio::sync::Notify;
+
+/// See [`Ledger::new`].
+const LEDGER_BLOCK: u32 = 4096;
+
+/// Last result of asking a portal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// Not answered yet.
+    NotYet,
+    /// It answered, or is not asked.
+    Well,
+    /// It could not be asked, and why.
+    Failed(String),
+}
+
+/// See the module.
+pub struct Shared {
+    /// What to build.
+    pub config: Config,
+    /// Who knows which path leads where.
+    pub plan: RefCell<Plan>,
+    /// Per portal.
+    pub asked: RefCell<Vec<Asked>>,
+    /// Told when something above changed.
+    pub changed: Notify,
+    /// Whether every lane has finished.
+    pub drained: Cell<bool>,
+    started: Instant,
+    isids: Isids,
+    lanes: RefCell<Vec<LaneHandle>>,
+    events: RefCell<VecDeque<api::Event>>,
+    known: RefCell<Vec<NewPath>>,
+}
+
+impl Shared {
+    /// With lanes that run and know nothing yet.
+    #[must_use]
+    pub fn new(config: Config, lanes: Vec<LaneHandle>, isids: Isids) -> Shared {
+        assert!(config.devices.iter().all(|device| usize::from(device.lanes) <= lanes.len()));
+        Shared {
+            plan: RefCell::new(Plan::new(&config)),
+            asked: RefCell::new(vec![Asked::NotYet; config.portals.len()]),
+            changed: Notify::new(),
+            drained: Cell::new(false),
+            started: Instant::now(),
+            isids,
+            lanes: RefCell::new(lanes),
+            events: RefCell::default(),
+            known: RefCell::default(),
+            config,
+        }
+    }
+
+    /// All lanes.
+    pub fn lanes(&self) -> Ref<'_, [LaneHandle]> {
+        Ref::map(self.lanes.borrow(), Vec::as_slice)
+    }
+
+    /// Lanes of one device.
+    pub fn lanes_of(&self, device: usize) -> Ref<'_, [LaneHandle]> {
+        let count = self.lane_count(device);
+        Ref::map(self.lanes.borrow(), |lanes| &lanes[..count])
+    }
+
+    /// How many lanes carry a device; 0 once they have ended.
+    #[must_use]
+    pub fn lane_count(&self, device: usize) -> usize {
+        usize::from(self.config.devices[device].lanes).min(self.lanes.borrow().len())
+    }
+
+    /// Gives every lane its devices.
+    pub fn add_devices(&self) {
+        for (index, device) in self.config.devices.iter().enumerate() {
+            let spec = spec::device(&self.config, device);
+            let fence = Fence { mode: spec.tunables.fence, timeout: spec.tunables.fence_timeout };
+            // The block size only spreads ranges over the ledger's filter; the unit is not known yet.
+            let ledger = Ledger::new(fence, LEDGER_BLOCK, limits::REQUESTS_PER_LANE_MAX);
+            let shared = Arc::new(volume::shared::Shared::new(ledger));
+            for lane in self.lanes_of(index).iter() {
+                let (spec, shared) = (Box::new(spec.clone()), shared.clone());
+                lane.send(Command::AddDevice { spec, shared });
+            }
+        }
+    }
+
+    /// Gives the lanes what discovery brought, and tells what it could not use.
+    pub fn take(&self, portal: usize, news: News) {
+        for (target, address) in &news.unused {
+            tracing::info!(
+                portal = %self.config.portals[portal].name, %target, %address,
+                "advertised and not used: no [[portal]] has this address"
+            );
+        }
+        for (device, path) in &news.too_many {
+            let device = &self.config.devices[*device].name;
+            tracing::warn!(%device, %path, most = limits::PATHS_PER_DEVICE_MAX, "one path too many, not used");
+        }
+        for path in news.paths {
+            self.add_path(&path);
+            self.known.borrow_mut().push(path);
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn add_path(&self, path: &NewPath) {
+        let device = &self.config.devices[path.device];
+        let Some(address) = self.plan.borrow().address(path.portal) else {
+            tracing::error!(path = %path.name, "the portal's address is not known");
+            return;
+        };
+        tracing::info!(
+            device = %device.name, path = %path.name, portal = %address,
+            target = %device.targets[path.target].name, "found a path"
+        );
+        for (lane, handle) in self.lanes_of(path.device).iter().enumerate() {
+            match spec::path(&self.config, path, address, lane as u16, self.isids) {
+                Ok(spec) => {
+                    let device = device.name.clone();
+                    handle.send(Command::AddPath { device, path: Box::new(spec) });
+                }
+                Err(error) => {
+                    tracing::error!(path = %path.name, %error, "path not used")
+                }
+            }
+        }
+    }
+
+    /// Names of the paths of a device, in the configured order.
+    #[must_use]
+    pub fn path_names(&self, device: usize) -> Vec<String> {
+        let known = self.known.borrow();
+        let mut paths: Vec<&NewPath> = known.iter().filter(|path| path.device == device).collect();
+        paths.sort_by_key(|path| path.order(&self.config));
+        paths.into_iter().map(|path| path.name.clone()).collect()
+    }
+
+    /// Records something that happened to a portal; it shows in every device.
+    pub fn event(&self, portal: usize, what: &str, why: &str) {
+        let mut events = self.events.borrow_mut();
+        if events.len() == limits::EVENTS_PER_DEVICE {
+            events.pop_front();
+        }
+        events.push_back(api::Event {
+            at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            path: self.config.portals[portal].name.clone(),
+            what: what.to_owned(),
+            why: why.to_owned(),
+        });
+    }
+
+    /// Events of portals, oldest first.
+    #[must_use]
+    pub fn events(&self) -> Vec<api::Event> {
+        self.events.borrow().iter().cloned().collect()
+    }
+
+    /// Whether something that is configured was not found: a portal that does not answer, a target that
+    /// no portal shows.
+    #[must_use]
+    pub fn incomplete(&self, device: usize) -> bool {
+        let asked = self.asked.borrow();
+        asked.iter().any(|asked| *asked != Asked::Well)
+            || !self.plan.borrow().missing(&self.config, device).is_empty()
+    }
+
+    /// The `daemon` part of the status.
+    #[must_use]
+    pub fn daemon(&self) -> api::DaemonStatus {
+        api::DaemonStatus {
+            pid: std::process::id(),
+            uptime_s: (self.started.elapsed().as_secs_f64() * 10.0).round() / 10.0,
+            config: self.config.file.as_ref().map(|file| file.display().to_string()),
+        }
+    }
+
+    /// Ends the threads of the lanes; those that hang are left to the end of the process.
+    pub fn end_lanes(&self) {
+        let lanes = std::mem::take(&mut *self.lanes.borrow_mut());
+        if !self.drained.get() {
+            std::mem::forget(lanes);
+            return;
+        }
+        for lane in lanes {
+            lane.shutdown();
+        }
+    }
+}
