@@ -16,7 +16,12 @@ use subtle::ConstantTimeEq;
 pub(crate) struct Refused(pub &'static str);
 
 /// The response to a challenge.
-pub(crate) fn response(algorithm: ChapAlgorithm, id: u8, secret: &[u8], challenge: &[u8]) -> Vec<u8> {
+pub(crate) fn response(
+    algorithm: ChapAlgorithm,
+    id: u8,
+    secret: &[u8],
+    challenge: &[u8],
+) -> Vec<u8> {
     fn hash<D: Digest>(id: u8, secret: &[u8], challenge: &[u8]) -> Vec<u8> {
         let mut digest = D::new();
         digest.update([id]);
@@ -51,7 +56,11 @@ pub(crate) struct Answer<'a> {
 
 impl Challenge {
     /// Takes the first algorithm of the initiator's list that the configuration has.
-    pub(crate) fn begin(chap: &Chap, offered: &str, random: [u8; 17]) -> Result<Challenge, Refused> {
+    pub(crate) fn begin(
+        chap: &Chap,
+        offered: &str,
+        random: [u8; 17],
+    ) -> Result<Challenge, Refused> {
         let algorithm = offered
             .split(',')
             .filter_map(|number| ChapAlgorithm::from_number(text::number(number)?))

@@ -129,10 +129,8 @@ fn run(arguments: &Arguments) -> Result<(), String> {
 fn config(arguments: &Arguments) -> Result<PairConfig, String> {
     let size = arguments.size.checked_mul(1 << 20).ok_or("--size is too large")?;
     let chap = arguments.chap.as_deref().map(|text| chap(arguments, text)).transpose()?;
-    let digests = Digests {
-        none: arguments.digests != "crc32c",
-        crc32c: arguments.digests != "none",
-    };
+    let digests =
+        Digests { none: arguments.digests != "crc32c", crc32c: arguments.digests != "none" };
     let node = |index: usize| {
         let mut node = NodeConfig::new(&arguments.targets[index], index as u16 + 1);
         node.lun = arguments.lun;

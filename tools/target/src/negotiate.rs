@@ -120,9 +120,7 @@ pub(crate) fn answer(
             yes_no(now.immediate_data)
         }
         keys::MAX_BURST_LENGTH => least(&mut now.max_burst, number(LENGTH)?, ours.max_burst),
-        keys::FIRST_BURST_LENGTH => {
-            least(&mut now.first_burst, number(LENGTH)?, ours.first_burst)
-        }
+        keys::FIRST_BURST_LENGTH => least(&mut now.first_burst, number(LENGTH)?, ours.first_burst),
         keys::MAX_OUTSTANDING_R2T => {
             let n = number(1..=65535)?;
             least(&mut now.max_outstanding_r2t, n, ours.max_outstanding_r2t)

@@ -19,9 +19,9 @@
 
 use crate::base::{Instant, TxQueue};
 use crate::connection::{Connection, execute_orphan};
+use crate::faults::{Accept, AsyncMessage, Cut, Faults};
 pub use crate::state::{ConnectionId, Counters};
 use crate::state::{Core, Effect, Held};
-use crate::faults::{Accept, AsyncMessage, Cut, Faults};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -66,7 +66,7 @@ impl Node {
         self.next_id += 1;
         Counters::add(&self.core.counters.connections, 1);
         let fate = self.core.faults.accept();
-        let stat_sn = self.core.random.next() as u32;
+        let stat_sn = self.core.random.bits() as u32;
         let mut connection = Connection::new(id, local, stat_sn, fate == Accept::Serve);
         if fate == Accept::Refuse {
             connection.apply_cut(Cut::Reset);

@@ -4,10 +4,10 @@
 //! The medium, the journal and the rules stay.
 
 use crate::config::{ConfigError, PairConfig};
-use crate::state::{Core, Counters};
 use crate::faults::{Faults, Stack};
 use crate::journal::Journal;
 use crate::node::Node;
+use crate::state::{Core, Counters};
 use crate::store::{Backing, Store};
 use crate::unit::{Medium, Unit};
 use std::io;

@@ -41,7 +41,9 @@ pub(crate) struct Held {
 pub(crate) enum Effect {
     Cut(ConnectionId, Cut),
     /// All tasks of every connection end without an answer; all but one find a unit attention.
-    ResetUnit { by: ConnectionId },
+    ResetUnit {
+        by: ConnectionId,
+    },
     /// Every session ends.
     ResetTarget,
 }

@@ -15,8 +15,8 @@ use crate::wire::scsi::vpd::{self, PAGE_IDENTIFICATION, PAGE_SERIAL, PAGE_SUPPOR
 use crate::wire::scsi::{
     AccessState, Association, BlockCharacteristics, BlockLimits, Caching, Capacity10, Capacity16,
     Cdb, Control, Designator, DesignatorKind, DeviceType, Emit, Inquiry, LbaStatus, ModeData,
-    ModeForm, PortGroup, PortGroups, Provision, Provisioning, ReportedLuns, Sense, SenseKey,
-    Width, luns, mode, unmap,
+    ModeForm, PortGroup, PortGroups, Provision, Provisioning, ReportedLuns, Sense, SenseKey, Width,
+    luns, mode, unmap,
 };
 use std::io;
 use std::sync::Arc;
@@ -308,8 +308,7 @@ impl Unit {
             if anchor {
                 return Err(Sense::invalid_field_in_cdb(1));
             }
-            let ranges: Vec<(u64, u32)> =
-                unmap::ranges(data).ok_or(LIST_LENGTH_ERROR)?.collect();
+            let ranges: Vec<(u64, u32)> = unmap::ranges(data).ok_or(LIST_LENGTH_ERROR)?.collect();
             let total: u64 = ranges.iter().map(|r| u64::from(r.1)).sum();
             if ranges.len() > self.abilities.max_unmap_descriptors as usize
                 || total > self.abilities.max_unmap.into()
@@ -526,9 +525,8 @@ impl Unit {
     }
 
     fn designators(&self) -> Vec<Designator> {
-        let unit = |kind, set, value: &[u8]| {
-            Designator::new(Association::LogicalUnit, kind, set, value)
-        };
+        let unit =
+            |kind, set, value: &[u8]| Designator::new(Association::LogicalUnit, kind, set, value);
         let mut out = Vec::new();
         if let Some(naa) = &self.identity.naa {
             out.push(unit(DesignatorKind::Naa, vpd::CODE_BINARY, naa));
@@ -540,9 +538,8 @@ impl Unit {
             let text = format!("{:8.8}{}", self.identity.vendor, self.identity.serial);
             out.push(unit(DesignatorKind::T10, vpd::CODE_ASCII, text.as_bytes()));
         }
-        let port = |kind, set, value: &[u8]| {
-            Designator::new(Association::TargetPort, kind, set, value)
-        };
+        let port =
+            |kind, set, value: &[u8]| Designator::new(Association::TargetPort, kind, set, value);
         let relative = u32::from(self.relative_port).to_be_bytes();
         out.push(port(DesignatorKind::RelativePort, vpd::CODE_BINARY, &relative));
         if self.abilities.alua.is_some() {

@@ -3,9 +3,9 @@
 
 use super::Connection;
 use crate::base::Serial;
-use crate::state::{Core, Counters, Effect};
 use crate::faults::{AsyncMessage, AtTaskManagement, Cut};
 use crate::limits::TEXT_MAX;
+use crate::state::{Core, Counters, Effect};
 use crate::wire::iscsi::codes::{self, tmf, tmf_response};
 use crate::wire::iscsi::request::{LogoutRequest, NopOut, TaskManagementRequest, TextRequest};
 use crate::wire::iscsi::response::{
@@ -150,8 +150,8 @@ impl Connection {
         match pdu.function {
             tmf::ABORT_TASK => {
                 let tag = pdu.referenced_tag;
-                let held = core
-                    .drop_held(|held| held.connection == me && held.command.task_tag == tag);
+                let held =
+                    core.drop_held(|held| held.connection == me && held.command.task_tag == tag);
                 self.outstanding = self.outstanding.saturating_sub(held as u32);
                 if held > 0 || self.abort_write(tag) {
                     tmf_response::COMPLETE
@@ -300,4 +300,3 @@ impl Connection {
         }
     }
 }
-

@@ -11,9 +11,9 @@ use crate::limits::{LOGIN_EXCHANGES_MAX, TEXT_MAX};
 use crate::negotiate::{self, Parameters};
 use crate::random::Random;
 use crate::wire::iscsi::codes::{LoginStatus, stage};
+use crate::wire::iscsi::keys;
 use crate::wire::iscsi::request::LoginRequest;
 use crate::wire::iscsi::text::{self, TextWriter};
-use crate::wire::iscsi::keys;
 
 /// What a request leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]

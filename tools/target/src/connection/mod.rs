@@ -15,11 +15,11 @@ mod transfer;
 pub(crate) use command::execute_orphan;
 
 use crate::base::{Instant, Serial, TxQueue};
-use crate::state::{ConnectionId, Core, Effect, SessionKey};
 use crate::faults::Cut;
 use crate::journal::Nexus;
 use crate::limits::LOGIN_SEGMENT_MAX;
 use crate::negotiate::Parameters;
+use crate::state::{ConnectionId, Core, Effect, SessionKey};
 use crate::wire::iscsi::codes::{opcode, stage};
 use crate::wire::iscsi::request::{
     DataOut, LoginRequest, LogoutRequest, NopOut, ScsiCommand, TaskManagementRequest, TextRequest,
@@ -79,7 +79,12 @@ pub(crate) struct Connection {
 const ATTENTIONS_MAX: usize = 16;
 
 impl Connection {
-    pub(crate) fn new(id: ConnectionId, local: SocketAddr, stat_sn: u32, answers: bool) -> Connection {
+    pub(crate) fn new(
+        id: ConnectionId,
+        local: SocketAddr,
+        stat_sn: u32,
+        answers: bool,
+    ) -> Connection {
         Connection {
             id,
             local,
@@ -306,8 +311,7 @@ impl Connection {
             self.cut(core, Cut::Close);
         } else if self.is_full_feature() {
             let p = self.parameters;
-            self.output =
-                Output { header_digest: p.header_digest, data_digest: p.data_digest };
+            self.output = Output { header_digest: p.header_digest, data_digest: p.data_digest };
             self.deframer.set_digests(p.header_digest, p.data_digest);
             self.deframer.set_max_segment(p.recv_segment);
         }

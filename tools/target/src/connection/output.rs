@@ -4,8 +4,8 @@
 //! them wrong and because read data comes in pieces of the medium that are never gathered first.
 
 use crate::base::TxQueue;
-use crate::state::Core;
 use crate::faults::Stack;
+use crate::state::Core;
 use crate::wire::iscsi::frame::pad_len;
 use crate::wire::iscsi::{BHS_LEN, Bhs, data_len};
 use std::io;
@@ -40,13 +40,14 @@ impl Output {
         self.header(tx, &mut core.faults, bhs);
         let len = data_len(bhs);
         let (mut crc, mut sent) = (0, 0);
-        let result = core.unit.store().read_with(offset, len as usize, &mut core.scratch, |piece| {
-            if self.data_digest {
-                crc = crc32c::crc32c_append(crc, piece);
-            }
-            sent += piece.len();
-            tx.put(piece);
-        });
+        let result =
+            core.unit.store().read_with(offset, len as usize, &mut core.scratch, |piece| {
+                if self.data_digest {
+                    crc = crc32c::crc32c_append(crc, piece);
+                }
+                sent += piece.len();
+                tx.put(piece);
+            });
         // The header has promised the bytes: a medium that fails still leaves the stream in frame.
         if sent < len as usize {
             let rest = vec![0; len as usize - sent];

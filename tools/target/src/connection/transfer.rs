@@ -7,8 +7,8 @@
 
 use super::Connection;
 use crate::base::{Instant, Serial};
-use crate::state::Core;
 use crate::negotiate::Parameters;
+use crate::state::Core;
 use crate::wire::iscsi::TAG_NONE;
 use crate::wire::iscsi::request::{DataOut, ScsiCommand};
 use crate::wire::iscsi::response::R2t;
@@ -54,8 +54,8 @@ pub(super) fn check_unsolicited(
     if command.read && command.write {
         return Err("a bidirectional command");
     }
-    if (command.read || command.write) != (command.expected_len > 0) {
-        return Err("R and W do not agree with the expected length");
+    if !command.read && !command.write && command.expected_len > 0 {
+        return Err("an expected length without R or W");
     }
     let first_burst = p.first_burst.min(p.max_burst);
     if immediate > 0 {
@@ -145,13 +145,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn data_out(
-        &mut self,
-        core: &mut Core,
-        now: Instant,
-        pdu: &DataOut,
-        data: &[u8],
-    ) {
+    pub(super) fn data_out(&mut self, core: &mut Core, now: Instant, pdu: &DataOut, data: &[u8]) {
         let Some(mut task) = self.writes.remove(&pdu.task_tag) else {
             // The task may have been aborted while its data was on the way.
             return;

@@ -244,7 +244,8 @@ impl Portal {
         match (&socket.stream).read(&mut self.buffer) {
             Ok(0) => self.gone(now, id),
             Ok(n) => node.handle_received(now, id, &self.buffer[..n]),
-            Err(e) if [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&e.kind()) => {}
+            Err(e)
+                if [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&e.kind()) => {}
             Err(_) => self.gone(now, id),
         }
     }
