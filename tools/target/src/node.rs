@@ -13,8 +13,8 @@
 //! let pair = Pair::new(PairConfig::default()).unwrap();
 //! let mut node = pair.node(0, 7);
 //! let id = node.accept(Instant::ZERO, "127.0.0.1:3260".parse().unwrap());
-//! node.handle_received(Instant::ZERO, id, b"not a login request, but 48 bytes of something..");
-//! assert!(node.poll_action().is_some(), "the connection is reset");
+//! node.handle_received(Instant::ZERO, id, &[0; 48]);
+//! assert!(node.poll_action().is_some(), "a ping before the login: the connection is reset");
 //! ```
 
 use crate::base::{Instant, TxQueue};
