@@ -17,6 +17,37 @@ pub const NBD_OPTIONS_PER_CONNECTION_MAX: u32 = 128;
 /// Time that a client has for its handshake.
 pub const NBD_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Option replies that may wait for an NBD client during its handshake, bytes: more options are read only
+/// when it has taken these.
+pub const NBD_HANDSHAKE_REPLY_MAX: u64 = 256 * 1024;
+
+/// Time that a handshake still has when the daemon stops: long enough for ERR_SHUTDOWN to be read.
+pub const NBD_SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+
+/// Longest payload of an NBD WRITE that is consumed to answer an error, bytes (libnbd sends up to this);
+/// longer ones end the connection.
+pub const NBD_PAYLOAD_CONSUMED_MAX: u32 = 64 * 1024 * 1024;
+
+/// Payload bytes that one NBD connection may hold unless its driver says otherwise.
+pub const NBD_BUDGET_DEFAULT: u64 = 2 * NBD_PAYLOAD_MAX as u64;
+
+/// Time that the payload of an NBD WRITE has, plus its length at [`NBD_PAYLOAD_RATE_MIN`]: its memory is
+/// reserved whole, so a client that stops in the middle would keep it from others.
+pub const NBD_PAYLOAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Slowest acceptable rate of an NBD payload, bytes per second.
+pub const NBD_PAYLOAD_RATE_MIN: u32 = 128 * 1024;
+
+/// Pieces of an NBD payload that are kept by reference however small they are; later small ones are merged.
+pub const NBD_PAYLOAD_PIECES: usize = 4;
+
+/// Length in bytes below which later pieces of an NBD payload are merged, so that a client that sends byte
+/// by byte costs no more memory than its payload.
+pub const NBD_PAYLOAD_PIECE_MIN: usize = 16 * 1024;
+
+/// Extents in one NBD block status reply; a client asks again for the rest.
+pub const NBD_EXTENTS_MAX: usize = 4096;
+
 /// NBD connections per export; more are closed on arrival, so that a flood costs no memory.
 pub const CLIENTS_PER_EXPORT_MAX: usize = 256;
 
@@ -74,6 +105,10 @@ pub const LUNS_PER_TARGET_MAX: usize = 16_384;
 /// Paths per device.
 pub const PATHS_PER_DEVICE_MAX: usize = 32;
 
+/// Write tickets per device, taken, waiting or in doubt: all slots of several lanes and what many lost
+/// sessions leave in doubt. Beyond it new writes are held back.
+pub const LEDGER_TICKETS_MAX: usize = 16 * 1024;
+
 /// Last events kept per device for `status`.
 pub const EVENTS_PER_DEVICE: usize = 64;
 
@@ -90,7 +125,11 @@ const _: () = assert!(RECV_ISCSI_MAX <= RECV_BUFFER);
 const _: () = assert!(FIRST_BURST_MAX <= BURST_MAX);
 const _: () = assert!(BURST_MAX < 1 << 24 && RECV_SEGMENT_MAX < 1 << 24);
 const _: () = assert!(NBD_PAYLOAD_MAX.is_power_of_two());
+const _: () = assert!(NBD_PAYLOAD_MAX <= NBD_PAYLOAD_CONSUMED_MAX);
+const _: () = assert!(NBD_BUDGET_DEFAULT >= NBD_PAYLOAD_MAX as u64);
+const _: () = assert!(NBD_OPTION_MAX as usize >= 2 * NBD_STRING_MAX);
 const _: () = assert!(TEXT_MAX >= 8192);
 const _: () = assert!(TRANSFER_MAX >= BLOCK_SIZE_MAX && DISCARD_MAX >= TRANSFER_MAX);
 const _: () = assert!(NBD_PAYLOAD_MAX.is_multiple_of(TRANSFER_MAX));
 const _: () = assert!(TASKS_PER_SESSION_MAX <= 1 << 16);
+const _: () = assert!(LEDGER_TICKETS_MAX >= 4 * REQUESTS_PER_LANE_MAX);

@@ -552,3 +552,6 @@ fn same<T: PartialEq>(
     }
     Err(Mismatch::Differs { what, device: text(device), path: text(path) })
 }
+
+#[cfg(test)]
+mod tests;

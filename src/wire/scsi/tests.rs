@@ -349,7 +349,7 @@ fn lun_lists() {
     assert_eq!(ReportedLuns::parse(&bytes), Ok(list.clone()));
     let cut = ReportedLuns::parse(&bytes[..30]).unwrap();
     assert_eq!((&cut.luns[..], cut.available), (&list.luns[..2], 40));
-    assert_eq!(ReportedLuns::parse(&[0; 8]).unwrap().luns, []);
+    assert!(ReportedLuns::parse(&[0; 8]).unwrap().luns.is_empty());
     let lying = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
     assert_eq!(ReportedLuns::parse(&lying).unwrap().available, 0x1_0000_0007);
 }

@@ -1,0 +1,3 @@
+//! The session against literal bytes and against a scripted target.
+
+mod script;
