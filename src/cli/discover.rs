@@ -6,13 +6,13 @@
 use super::args::DiscoverArgs;
 use super::output::{print, progress, safe, table};
 use super::{Failure, serve};
+use crate::control::config::Chap;
 use crate::control::config::values::{self, Address, size_text};
 use crate::control::connect::Way;
 use crate::control::discovery::{self, Question};
 use crate::control::listing::{self, Lun};
 use crate::control::plan::Record;
 use crate::control::runtime;
-use crate::volume::spec::ChapSpec;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -94,7 +94,7 @@ pub fn run(args: &DiscoverArgs) -> Result<(), Failure> {
 
 struct Asking {
     initiator: String,
-    chap: Option<Arc<ChapSpec>>,
+    chap: Option<Arc<Chap>>,
     allow: Vec<SocketAddr>,
 }
 

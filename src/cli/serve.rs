@@ -2,13 +2,13 @@
 
 use super::args::{AttachArgs, ChapArgs, LogArgs, LogFormat, ServeArgs, portal_and_source};
 use super::{Failure, output};
+use crate::control::config::Chap;
 use crate::control::config::values::{self, ISCSI_PORT, Wrong};
 use crate::control::config::{
     self, Address, Config, Device, Export, Portal, Target, build, check, secret,
 };
 use crate::control::daemon::{self, Control, DaemonError, Isids, Options};
 use crate::control::log;
-use crate::volume::spec::ChapSpec;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -143,7 +143,7 @@ pub fn portal(name: &'static str, text: &str) -> Result<(Address, Option<IpAddr>
 ///
 /// # Errors
 /// Exit code 2 for files that cannot be used and secrets that RFC 7143 forbids.
-pub fn chap(args: &ChapArgs) -> Result<Option<Arc<ChapSpec>>, Failure> {
+pub fn chap(args: &ChapArgs) -> Result<Option<Arc<Chap>>, Failure> {
     let (Some(user), Some(file)) = (&args.chap_user, &args.chap_secret_file) else {
         return Ok(None);
     };
@@ -156,7 +156,7 @@ pub fn chap(args: &ChapArgs) -> Result<Option<Arc<ChapSpec>>, Failure> {
         }
         _ => None,
     };
-    let chap = ChapSpec { user, secret: own, mutual };
+    let chap = Chap::new(user, own, mutual);
     secret::check(&chap, args.allow_short_secret).map_err(|wrong| {
         let hint = wrong.hint.replace("allow_short_secret = true", "--allow-short-secret");
         Failure::wrong(format!("--chap-secret-file: {}; try: {hint}", wrong.problem))

@@ -19,7 +19,8 @@ pub use document::ConfigError;
 pub use values::{Address, Export};
 
 use crate::path::Policy;
-use crate::volume::spec::{ChapSpec, DigestSpec, Tunables};
+use crate::volume::spec::{Digest, Tunables};
+pub use secret::Chap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,13 +54,13 @@ pub struct Portal {
     /// For portals that are not asked: the targets they have; empty means all of the devices' targets.
     pub targets: Vec<String>,
     /// CHAP of logins.
-    pub chap: Option<Arc<ChapSpec>>,
+    pub chap: Option<Arc<Chap>>,
     /// CHAP of discovery: its own, or that of logins.
-    pub discovery_chap: Option<Arc<ChapSpec>>,
+    pub discovery_chap: Option<Arc<Chap>>,
     /// HeaderDigest.
-    pub header_digest: DigestSpec,
+    pub header_digest: Digest,
     /// DataDigest.
-    pub data_digest: DigestSpec,
+    pub data_digest: Digest,
     /// Where a redirect may lead besides the configured portals.
     pub redirect_allow: Arc<[SocketAddr]>,
     /// Line in the file.
@@ -143,8 +144,8 @@ impl Portal {
             targets: Vec::new(),
             chap: None,
             discovery_chap: None,
-            header_digest: DigestSpec::None,
-            data_digest: DigestSpec::None,
+            header_digest: Digest::None,
+            data_digest: Digest::None,
             redirect_allow: Arc::from([]),
             line: 0,
         }

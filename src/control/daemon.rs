@@ -9,6 +9,7 @@ mod handler;
 mod jobs;
 mod merge;
 mod shared;
+mod snapshot;
 mod spec;
 
 pub use spec::Isids;
@@ -166,6 +167,10 @@ fn spawn_lanes(config: &Config) -> Result<Vec<LaneHandle>, DaemonError> {
     let mut lanes = Vec::new();
     for id in 0..count {
         lanes.push(LaneHandle::spawn(LaneConfig { id })?);
+    }
+    let mailboxes: Vec<_> = lanes.iter().map(LaneHandle::mailbox).collect();
+    for lane in &lanes {
+        lane.send(lane::Command::Peers(mailboxes.clone()));
     }
     Ok(lanes)
 }

@@ -7,9 +7,9 @@ use super::initiator::{AskError, Initiator, credentials};
 use super::isid;
 use super::plan::{Advertised, Record};
 use crate::base::Duration;
+use crate::control::config::Chap;
 use crate::limits;
 use crate::session::{Kind, LoginError, TargetRecord};
-use crate::volume::spec::ChapSpec;
 use crate::wire::iscsi::{Host, TargetAddress};
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -30,7 +30,7 @@ pub struct Question {
     /// Our iSCSI name.
     pub initiator: String,
     /// CHAP of discovery.
-    pub chap: Option<Arc<ChapSpec>>,
+    pub chap: Option<Arc<Chap>>,
     /// Where a redirect may lead.
     pub allow: Vec<SocketAddr>,
 }

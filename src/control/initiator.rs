@@ -5,12 +5,12 @@
 
 use super::connect::{ConnectError, Way, connect};
 use crate::base::{Duration, Instant};
+use crate::control::config::Chap;
 use crate::session::chap::Credentials;
 use crate::session::{
     CloseReason, Command, Completion, Config, Direction, Event, LoginError, Session, SessionError,
     TargetRecord,
 };
-use crate::volume::spec::ChapSpec;
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -225,9 +225,8 @@ fn reason(error: &std::io::Error) -> CloseReason {
 ///
 /// # Errors
 /// When they cannot be used; configuration has checked them, so this is for the command line.
-pub fn credentials(chap: Option<&ChapSpec>) -> Result<Option<Arc<Credentials>>, AskError> {
+pub fn credentials(chap: Option<&Chap>) -> Result<Option<Arc<Credentials>>, AskError> {
     let Some(chap) = chap else { return Ok(None) };
-    Credentials::new(chap.user.clone(), chap.secret.clone(), chap.mutual.clone())
-        .map(|credentials| Some(Arc::new(credentials)))
-        .map_err(|error| AskError::System(error.to_string()))
+    let credentials = chap.credentials().map_err(|error| AskError::System(error.to_string()))?;
+    Ok(Some(credentials))
 }

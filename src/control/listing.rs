@@ -5,11 +5,11 @@ use super::discovery::PATIENCE;
 use super::initiator::{AskError, Initiator, credentials};
 use super::isid;
 use crate::base::Duration;
+use crate::control::config::Chap;
 use crate::path::identity::LogicalUnit;
 use crate::path::verdict::Outcome;
 use crate::session::{Completion, Kind};
 use crate::volume::probe::{Probe, ReportLuns, Step};
-use crate::volume::spec::ChapSpec;
 
 /// A unit that is not ready yet is waited for this long.
 const WAIT_MAX: Duration = Duration::from_secs(3);
@@ -30,7 +30,7 @@ pub async fn luns(
     way: &Way,
     initiator: &str,
     target: &str,
-    chap: Option<&ChapSpec>,
+    chap: Option<&Chap>,
 ) -> Result<Vec<Lun>, AskError> {
     let isid = isid::random().map_err(|error| AskError::System(error.to_string()))?;
     let kind = Kind::Normal { target: target.to_owned() };

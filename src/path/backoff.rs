@@ -64,10 +64,9 @@ impl Backoff {
         }
     }
 
-    /// The path carries I/O from now on.
+    /// The path carries I/O; nothing new if it did before and has not failed since.
     pub fn up(&mut self, now: Instant) {
-        assert!(self.up_since.is_none(), "a path came up twice");
-        self.up_since = Some(now);
+        self.up_since.get_or_insert(now);
         self.attempts = 0;
     }
 

@@ -1,7 +1,8 @@
 //! The last events of a device, for `status` and the log.
 //!
-//! Mental model: a ring of [`EVENTS_PER_DEVICE`] entries. What repeats itself (a path that fails again
-//! for the same reason) is counted in its entry instead of pushing the news out.
+//! Mental model: a ring of [`EVENTS_PER_DEVICE`] entries, the latest last. What repeats itself (a path that
+//! fails again for the same reason, or goes the same round again) is counted in its entry, which moves to
+//! the end, instead of pushing the news out.
 //! Deliberately not here: names of paths, formatting of times, writing of logs.
 
 use super::{PathIndex, Policy, State};
@@ -9,6 +10,9 @@ use crate::base::{Duration, Instant};
 use crate::limits::EVENTS_PER_DEVICE;
 use core::fmt;
 use std::collections::VecDeque;
+
+/// A path repeats itself when one of its last few entries says the same: a round of states has up to four.
+const ROUND: usize = 4;
 
 /// Longest text of an event, bytes: some of it comes from a target.
 const WHY_MAX: usize = 512;
@@ -53,6 +57,16 @@ pub enum What {
     Other(&'static str),
 }
 
+impl What {
+    /// Whether saying it again is no news.
+    fn repeats(self) -> bool {
+        match self {
+            What::State(_) | What::Other(_) => true,
+            What::Policy(_) | What::Switched => false,
+        }
+    }
+}
+
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -75,8 +89,10 @@ pub struct Event {
     pub what: What,
     /// Why, in words.
     pub why: String,
-    /// How many times in a row.
+    /// How many times.
     pub times: u32,
+    /// Its number among all entries ever added.
+    number: u64,
 }
 
 /// The last events.
@@ -93,19 +109,23 @@ impl Events {
         Events { ring: VecDeque::with_capacity(EVENTS_PER_DEVICE), pushed: 0 }
     }
 
-    /// Adds an event, or counts it in the path's last entry when that says the same.
+    /// Adds an event, or counts it in the entry that says the same.
     pub fn push(&mut self, at: Stamp, path: Option<PathIndex>, what: What, why: &str) {
         let why = bounded(why);
-        let last = self.ring.iter_mut().rev().find(|event| event.path == path);
-        if let Some(last) = last.filter(|last| last.what == what && last.why == why) {
-            last.at = at;
-            last.times = last.times.saturating_add(1);
+        let own = self.ring.iter().enumerate().rev().filter(|(_, event)| event.path == path);
+        let same = own.take(ROUND).find(|(_, event)| event.what == what && event.why == why);
+        let same = same.map(|(place, _)| place).filter(|_| what.repeats());
+        if let Some(mut event) = same.and_then(|place| self.ring.remove(place)) {
+            event.at = at;
+            event.times = event.times.saturating_add(1);
+            self.ring.push_back(event);
             return;
         }
         if self.ring.len() == EVENTS_PER_DEVICE {
             self.ring.pop_front();
         }
-        self.ring.push_back(Event { at, path, what, why: why.to_owned(), times: 1 });
+        let (why, number) = (why.to_owned(), self.pushed);
+        self.ring.push_back(Event { at, path, what, why, times: 1, number });
         self.pushed += 1;
         assert!(self.ring.len() <= EVENTS_PER_DEVICE, "the event ring grew");
     }
@@ -121,10 +141,9 @@ impl Events {
         self.pushed
     }
 
-    /// Entries added after `mark`, oldest first, as far as they are still here: for a log.
+    /// Entries added after `mark`, as far as they are still here: for a log. Repetitions are not told.
     pub fn since(&self, mark: u64) -> impl Iterator<Item = &Event> {
-        let new = usize::try_from(self.pushed.saturating_sub(mark)).unwrap_or(usize::MAX);
-        self.ring.iter().skip(self.ring.len().saturating_sub(new))
+        self.ring.iter().filter(move |event| event.number >= mark)
     }
 }
 
@@ -162,16 +181,34 @@ mod tests {
     }
 
     #[test]
-    fn repetition_of_one_path_is_counted() {
+    fn repetition_is_counted_and_moves_to_the_end() {
         let mut events = Events::new();
         for n in 0..5 {
             events.push(Stamp(n), A, FAILED, "connection refused");
             events.push(Stamp(n), B, FAILED, "no answer");
         }
+        let mark = events.pushed();
         events.push(Stamp(9), A, FAILED, "no answer");
+        events.push(Stamp(10), B, FAILED, "no answer");
         let seen: Vec<_> = events.iter().map(|e| (e.at.0, e.path, e.times)).collect();
-        assert_eq!(seen, [(4, A, 5), (4, B, 5), (9, A, 1)]);
-        assert_eq!(events.pushed(), 3);
+        assert_eq!(seen, [(4, A, 5), (9, A, 1), (10, B, 6)]);
+        assert_eq!((mark, events.pushed()), (2, 3));
+        assert_eq!(events.since(mark).map(|e| e.at.0).collect::<Vec<_>>(), [9]);
+    }
+
+    #[test]
+    fn a_round_of_states_is_counted_and_a_switch_is_always_told() {
+        let mut events = Events::new();
+        for n in 0..100 {
+            for state in [State::Probing, State::Active, State::Suspect, State::Failed] {
+                events.push(Stamp(n), A, What::State(state), "");
+            }
+        }
+        assert!(events.iter().map(|e| e.times).eq([100; 4]));
+        events.push(Stamp(100), A, What::Switched, "");
+        events.push(Stamp(101), A, What::Switched, "");
+        assert_eq!(events.iter().count(), 6);
+        assert!(events.iter().is_sorted_by_key(|e| e.at));
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl Trust {
 
 /// What a deadline depends on: how long a healthy target may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Command {
+pub enum CommandClass {
     /// READ and WRITE.
     Transfer,
     /// SYNCHRONIZE CACHE, UNMAP, WRITE SAME: may be long for good reasons.
@@ -174,7 +174,7 @@ pub enum Command {
 /// `last_path_timeout` on the last one, and never less than 60 s for the long ones.
 #[must_use]
 pub fn command_timeout(
-    command: Command,
+    command: CommandClass,
     is_last: bool,
     timeout: Duration,
     last_path_timeout: Duration,
@@ -182,8 +182,8 @@ pub fn command_timeout(
     const LONG: Duration = Duration::from_secs(60);
     let transfer = if is_last { last_path_timeout.max(timeout) } else { timeout };
     match command {
-        Command::Transfer => transfer,
-        Command::Long => transfer.max(LONG),
+        CommandClass::Transfer => transfer,
+        CommandClass::Long => transfer.max(LONG),
     }
 }
 
@@ -261,11 +261,11 @@ mod tests {
     fn deadlines_are_longer_on_the_last_path_and_for_long_commands() {
         let (timeout, last) = (MS(2_000), MS(30_000));
         let of = |command, is_last| command_timeout(command, is_last, timeout, last);
-        assert_eq!(of(Command::Transfer, false), timeout);
-        assert_eq!(of(Command::Transfer, true), last);
-        assert_eq!(of(Command::Long, false), MS(60_000));
-        assert_eq!(of(Command::Long, true), MS(60_000));
-        let never = command_timeout(Command::Long, true, timeout, Duration::MAX);
+        assert_eq!(of(CommandClass::Transfer, false), timeout);
+        assert_eq!(of(CommandClass::Transfer, true), last);
+        assert_eq!(of(CommandClass::Long, false), MS(60_000));
+        assert_eq!(of(CommandClass::Long, true), MS(60_000));
+        let never = command_timeout(CommandClass::Long, true, timeout, Duration::MAX);
         assert_eq!(never, Duration::MAX);
     }
 }

@@ -1,4 +1,4 @@
-//! The path engine: states, health, policies, write ownership. Knows no PDU and no session.
+//! The path engine: states, health, policies, verdicts, write ownership. Knows no PDU and no session.
 //!
 //! Mental model: [`Engine`] is one device on one lane. It is told what happens to paths (states, commands
 //! started and finished) and answers one question on the hot path: which path takes the next command.
@@ -6,6 +6,7 @@
 //! yet proven dead. Both are pure: time is an argument, `poll_*` gives what is due.
 
 mod backoff;
+mod engine;
 mod events;
 mod failover;
 mod health;
@@ -18,8 +19,9 @@ pub mod verdict;
 
 pub use crate::stats::{Ended, Op};
 pub use backoff::{Backoff, Failure};
+pub use engine::{Deadline, DeviceHealth, Engine, PathInfo, Tally, TooManyPaths, Tuning};
 pub use events::{Event, Events, Stamp, WallClock, What};
-pub use health::{Command, command_timeout};
+pub use health::{CommandClass, command_timeout};
 pub use ledger::{
     BlockRange, Fence, FenceMode, Grant, InDoubt, Ledger, LedgerCounters, Nexus, Owner, Proof,
     Settled, TicketId,

@@ -17,10 +17,13 @@
 //! Deliberately not here: lost sessions and time-outs (no status came, so nothing is known), and vendor
 //! codes (they take the default of their sense key).
 
+mod actions;
+
+pub use actions::Actions;
+
 use crate::base::Duration;
 use crate::wire::scsi::{Sense, SenseKey, Status};
 use core::fmt;
-use core::ops::{BitOr, BitOrAssign};
 
 /// Immediate retries of one command on one path for errors that a retry may cure.
 pub const RETRIES_MAX: u8 = 5;
@@ -244,128 +247,6 @@ pub enum Verdict {
     GiveToCaller(Failure),
 }
 
-/// What else was learnt: a set of flags.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Actions(u32);
-
-impl Actions {
-    /// Nothing.
-    pub const NONE: Actions = Actions(0);
-    /// Read INQUIRY and VPD 83h again on this path.
-    pub const REINQ: Actions = Actions(1 << 0);
-    /// Read the capacity again, on all paths.
-    pub const RECAP: Actions = Actions(1 << 1);
-    /// Read the mode pages again on this path.
-    pub const REMODE: Actions = Actions(1 << 2);
-    /// REPORT TARGET PORT GROUPS, once for the device.
-    pub const RTPG: Actions = Actions(1 << 3);
-    /// REPORT LUNS on this session (it also clears 3F/0E).
-    pub const RELUN: Actions = Actions(1 << 4);
-    /// Check persistent reservation keys; never register by itself.
-    pub const REREG: Actions = Actions(1 << 5);
-    /// Send no write on this path until the identity check has ended.
-    pub const HOLD: Actions = Actions(1 << 6);
-    /// This form of the command is not supported: remember it, and try another form.
-    pub const FALLBACK: Actions = Actions(1 << 7);
-    /// The path is not usable now and not dead: standby, polled by TEST UNIT READY.
-    pub const STANDBY: Actions = Actions(1 << 8);
-    /// A volatile cache may have lost acknowledged writes.
-    pub const CACHE_LOST: Actions = Actions(1 << 9);
-    /// An earlier, already answered command failed: the next flush says so.
-    pub const EARLIER_LOST: Actions = Actions(1 << 10);
-    /// Lower the queue depth of this path.
-    pub const QUEUE_FULL: Actions = Actions(1 << 11);
-    /// Commands outstanding on this nexus may have vanished without status: abort and repeat them.
-    pub const CLEARED: Actions = Actions(1 << 12);
-    /// The session must not be used any more.
-    pub const END_SESSION: Actions = Actions(1 << 13);
-    /// The device is write protected.
-    pub const READ_ONLY: Actions = Actions(1 << 14);
-    /// This path's target no longer has the LUN.
-    pub const LUN_GONE: Actions = Actions(1 << 15);
-    /// Portals of the target have changed: discover again.
-    pub const REDISCOVER: Actions = Actions(1 << 16);
-    /// Retry without unsolicited data.
-    pub const NO_UNSOLICITED: Actions = Actions(1 << 17);
-    /// Count as a digest error.
-    pub const DIGEST: Actions = Actions(1 << 18);
-    /// Tell the administrator.
-    pub const ALARM: Actions = Actions(1 << 19);
-
-    const NAMES: [&'static str; 20] = [
-        "REINQ",
-        "RECAP",
-        "REMODE",
-        "RTPG",
-        "RELUN",
-        "REREG",
-        "HOLD",
-        "FALLBACK",
-        "STANDBY",
-        "CACHE_LOST",
-        "EARLIER_LOST",
-        "QUEUE_FULL",
-        "CLEARED",
-        "END_SESSION",
-        "READ_ONLY",
-        "LUN_GONE",
-        "REDISCOVER",
-        "NO_UNSOLICITED",
-        "DIGEST",
-        "ALARM",
-    ];
-
-    /// Whether all of `other` are in it.
-    #[must_use]
-    pub const fn contains(self, other: Actions) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Whether any of `other` are in it.
-    #[must_use]
-    pub const fn intersects(self, other: Actions) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    /// Whether nothing is in it.
-    #[must_use]
-    pub const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Both.
-    #[must_use]
-    pub const fn with(self, other: Actions) -> Actions {
-        Actions(self.0 | other.0)
-    }
-}
-
-impl BitOr for Actions {
-    type Output = Actions;
-    fn bitor(self, other: Actions) -> Actions {
-        self.with(other)
-    }
-}
-
-impl BitOrAssign for Actions {
-    fn bitor_assign(&mut self, other: Actions) {
-        *self = self.with(other);
-    }
-}
-
-impl fmt::Debug for Actions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut separator = "";
-        for (i, name) in Self::NAMES.iter().enumerate() {
-            if self.0 >> i & 1 == 1 {
-                write!(f, "{separator}{name}")?;
-                separator = "|";
-            }
-        }
-        if separator.is_empty() { f.write_str("NONE") } else { Ok(()) }
-    }
-}
-
 /// The answer to an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Decision {
@@ -407,9 +288,12 @@ pub fn verdict(outcome: &Outcome, context: Context) -> Decision {
         | Verdict::GiveToCaller(_) => false,
     };
     let keeps_on = moves_on || decision.verdict == Verdict::RetryHere;
-    if moves_on && context.same_elsewhere && is_final_on_two_paths(outcome)
-        || keeps_on && context.answers >= ANSWERS_MAX
-    {
+    let agreed = moves_on && context.same_elsewhere && is_final_on_two_paths(outcome);
+    let too_often = keeps_on && context.answers >= ANSWERS_MAX;
+    // A repeated compare could miss against its own success.
+    let blind =
+        keeps_on && context.command == CommandKind::CompareAndWrite && may_have_run(outcome);
+    if agreed || too_often || blind {
         return Decision::new(Verdict::GiveToCaller(Failure::Io), decision.actions);
     }
     decision
@@ -427,6 +311,37 @@ fn is_final_on_two_paths(outcome: &Outcome) -> bool {
         Status::CheckCondition => outcome
             .sense
             .is_none_or(|s| !matches!(s.key, SenseKey::NotReady | SenseKey::UnitAttention)),
+    }
+}
+
+/// Whether the command may have changed the medium although it did not end well.
+fn may_have_run(outcome: &Outcome) -> bool {
+    if outcome.response != 0 {
+        return true;
+    }
+    match outcome.status {
+        Status::Busy | Status::TaskSetFull | Status::ReservationConflict | Status::AcaActive => {
+            false
+        }
+        Status::Good | Status::ConditionMet | Status::TaskAborted | Status::Unknown(_) => true,
+        Status::CheckCondition => outcome.sense.is_none_or(|sense| match sense.key {
+            SenseKey::NotReady
+            | SenseKey::IllegalRequest
+            | SenseKey::UnitAttention
+            | SenseKey::DataProtect
+            | SenseKey::BlankCheck
+            | SenseKey::Miscompare => false,
+            SenseKey::NoSense
+            | SenseKey::RecoveredError
+            | SenseKey::MediumError
+            | SenseKey::HardwareError
+            | SenseKey::VendorSpecific
+            | SenseKey::CopyAborted
+            | SenseKey::AbortedCommand
+            | SenseKey::Reserved
+            | SenseKey::VolumeOverflow
+            | SenseKey::Completed => !sense.deferred,
+        }),
     }
 }
 
@@ -460,14 +375,15 @@ fn by_answer(outcome: &Outcome, c: Context) -> Decision {
         },
         Status::AcaActive if c.retries == 0 && c.waited_here.is_zero() => later(100),
         Status::AcaActive => FAIL,
-        Status::TaskAborted => unknown_outcome(c, RETRIES_MAX),
+        // Repeating it with the same data is harmless.
+        Status::TaskAborted => bounded_or_io(c, RETRIES_MAX),
     }
 }
 
 /// Done if everything moved; a short block transfer is never taken for a whole one.
 fn whole(outcome: &Outcome, c: Context) -> Decision {
     if outcome.short && c.command.must_be_whole() {
-        return unknown_outcome(c, RETRIES_FEW);
+        return bounded_or_io(c, RETRIES_FEW);
     }
     DONE
 }
@@ -497,22 +413,6 @@ fn bounded(c: Context, max: u8, last: Decision) -> Decision {
 /// Here up to `max` times, then `last`.
 fn bounded_here(c: Context, max: u8, last: Decision) -> Decision {
     if c.retries < max { HERE } else { last }
-}
-
-/// The command may have been executed: it is repeated with the same data, which is harmless for all but a
-/// compare.
-fn unknown_outcome(c: Context, max: u8) -> Decision {
-    match c.command {
-        CommandKind::CompareAndWrite => IO,
-        CommandKind::Read
-        | CommandKind::Write
-        | CommandKind::Flush
-        | CommandKind::Unmap
-        | CommandKind::WriteSame
-        | CommandKind::LbaStatus
-        | CommandKind::Probe
-        | CommandKind::TestUnitReady => bounded_or_io(c, max),
-    }
 }
 
 /// BUSY and TASK SET FULL: the command was not executed, and the path is fine.
@@ -627,7 +527,7 @@ fn by_medium_error(asc: u8, c: Context) -> Decision {
 }
 
 fn by_hardware_error(asc: u8, ascq: u8, c: Context) -> Decision {
-    if c.command == CommandKind::Flush || c.command == CommandKind::CompareAndWrite {
+    if c.command == CommandKind::Flush {
         return IO.with(Actions::ALARM);
     }
     let once_elsewhere = if c.others && c.elsewhere == 0 { ELSEWHERE } else { IO };
@@ -668,9 +568,6 @@ fn by_data_protect(asc: u8, ascq: u8, c: Context) -> Decision {
 }
 
 fn by_aborted(asc: u8, ascq: u8, c: Context) -> Decision {
-    if c.command == CommandKind::CompareAndWrite {
-        return IO;
-    }
     match (asc, ascq) {
         (0x08, _) => bounded(c, RETRIES_FEW, FAIL),
         // Our unsolicited data was not what the target expects: once more without any.

@@ -1,4 +1,419 @@
 //! The pure initiator of one device on one lane: sessions, path engine and exports joined.
+//!
+//! # Model
+//! A [`Volume`] owns a [`link`] per path (socket phase, session, bring-up), the path engine that says
+//! which link the next command takes, the NBD connections of its clients, and two tables: *requests* (what
+//! a client asked for) and *parts* (one SCSI command each, the unit of retry).
+//!
+//! ```text
+//!  client bytes ─► export ─► Request ─► ledger (range) ─► parts ─► ready queue
+//!                                                                     │ finish_turn: path engine
+//!  reply ◄─ Request done ◄─ verdict ◄─ Part done ◄─ session ◄─────────┘
+//! ```
+//!
+//! # Grammar
+//! `handle_*` takes an event and the time; [`Volume::finish_turn`] is called once after all events of a
+//! turn: it moves what became possible (that is where commands get their path, so that one receive's
+//! commands are chosen together). Then [`Volume::poll_action`] until it returns nothing,
+//! [`Volume::poll_transmit`] until it returns nothing, and [`Volume::poll_deadline`].
+//!
+//! Deliberately not here: sockets, clocks, threads. The lane and the simulator drive the same code.
 
+pub mod admin;
+mod block_ops;
+mod clients;
+mod complete;
+mod dispatch;
+mod fencing;
+mod flush;
+mod link;
 pub mod probe;
+mod request;
+pub mod shared;
 pub mod spec;
+mod table;
+mod transfer;
+
+use crate::base::{Duration, Instant, TxQueue};
+use crate::export;
+use crate::path::identity::LogicalUnit;
+use crate::path::{
+    BlockRange, Burst, Engine, PathIndex, PathSet, Stamp, State, TooManyPaths, Tuning,
+};
+use crate::stats::IoStats;
+use bytes::Bytes;
+use clients::Client;
+pub use clients::ClientId;
+use link::Link;
+use request::{Part, PartId, Request, RequestId};
+use shared::Shared;
+use spec::{DeviceSpec, PathSpec};
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use table::Table;
+
+/// A socket as the volume names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// The iSCSI connection of a path.
+    Path(PathIndex),
+    /// An NBD connection.
+    Client(ClientId),
+}
+
+/// What the driver is asked to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Make a TCP connection, bound to `source` before it connects and to nothing else.
+    Connect {
+        /// For this path.
+        path: PathIndex,
+        /// Where to.
+        remote: SocketAddr,
+        /// Local address.
+        source: Option<IpAddr>,
+        /// Network interface (SO_BINDTODEVICE).
+        interface: Option<String>,
+        /// Give up after this long.
+        timeout: Duration,
+    },
+    /// Give the path's socket up: reset at once, answered by [`Volume::handle_socket_closed`].
+    GiveUp(PathIndex),
+    /// Close a client's connection: what is queued is still sent unless `abort`.
+    CloseClient {
+        /// Which.
+        client: ClientId,
+        /// Drop what is queued.
+        abort: bool,
+    },
+    /// Something an administrator wants to know; it is in the device's event list too.
+    Log(Notice),
+    /// Another lane of this device has work: a range that it waited for was granted.
+    WakeLane(u16),
+    /// A LOGICAL UNIT RESET was answered on this target: the other lanes' commands there are gone.
+    TargetWasReset(String),
+    /// [`Volume::drain`] is complete.
+    Drained,
+}
+
+/// One line for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// How loud.
+    pub level: Level,
+    /// The path, if it is about one.
+    pub path: Option<String>,
+    /// What happened (`failed`, `active`, …).
+    pub what: &'static str,
+    /// Why, with what to try.
+    pub why: String,
+}
+
+/// How loud a notice is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Normal life.
+    Info,
+    /// Redundancy or service is affected.
+    Warn,
+    /// Requests fail, or an administrator has to act.
+    Error,
+}
+
+/// One device on one lane.
+pub struct Volume {
+    spec: DeviceSpec,
+    lane: u16,
+    shared: Arc<Shared>,
+    engine: Engine,
+    links: Vec<Link>,
+    clients: Table<Client>,
+    requests: Table<Request>,
+    parts: Table<Part>,
+    /// The logical unit once one path has shown it.
+    unit: Option<Arc<LogicalUnit>>,
+    /// Parts that wait for a path, in order of arrival.
+    ready: VecDeque<PartId>,
+    /// Parts that wait for a time.
+    delayed: Vec<(Instant, PartId)>,
+    /// Requests that still have parts to make.
+    pumpable: VecDeque<RequestId>,
+    /// Requests that wait for their range, for the input throttle.
+    held: usize,
+    /// Requests that found the ledger full.
+    unticketed: VecDeque<(RequestId, BlockRange)>,
+    actions: VecDeque<Action>,
+    dirty_links: PathSet,
+    dirty_clients: Vec<ClientId>,
+    no_path_reported: bool,
+    next_tick: Instant,
+    /// Random bytes for logins and identifiers, refilled by the driver's seed at start.
+    entropy: Entropy,
+    draining: Option<Draining>,
+    /// Requests of clients, as they see them.
+    counters: IoStats,
+    catalog: export::Catalog,
+}
+
+/// Progress of a drain.
+struct Draining {
+    deadline: Instant,
+    flushed: bool,
+    logged_out: bool,
+    reported: bool,
+}
+
+/// Source of random bytes: a closure of the driver, so that the simulator can seed it.
+pub type Entropy = Box<dyn FnMut(&mut [u8]) + Send>;
+
+/// How often slow things are looked at while there is anything to look at.
+const TICK: Duration = Duration::from_millis(50);
+
+impl Volume {
+    /// A device without paths and clients. `shared` is the same for all lanes of the device.
+    #[must_use]
+    pub fn new(
+        now: Instant,
+        spec: DeviceSpec,
+        lane: u16,
+        shared: Arc<Shared>,
+        mut entropy: Entropy,
+    ) -> Volume {
+        let mut seed = [0; 8];
+        entropy(&mut seed);
+        let tuning = Tuning {
+            policy: spec.policy,
+            failback: spec.tunables.failback,
+            burst: Burst::default(),
+            seed: u64::from_le_bytes(seed),
+        };
+        let engine = Engine::new(now, tuning);
+        let catalog = clients::catalog(&spec.name);
+        Volume {
+            lane,
+            shared,
+            engine,
+            links: Vec::new(),
+            clients: Table::with_capacity(8),
+            requests: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
+            parts: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
+            unit: None,
+            ready: VecDeque::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
+            delayed: Vec::new(),
+            pumpable: VecDeque::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
+            held: 0,
+            unticketed: VecDeque::new(),
+            actions: VecDeque::with_capacity(64),
+            dirty_links: PathSet::EMPTY,
+            dirty_clients: Vec::with_capacity(16),
+            no_path_reported: false,
+            next_tick: Instant::ZERO,
+            entropy,
+            draining: None,
+            counters: IoStats::new(),
+            catalog,
+            spec,
+        }
+    }
+
+    /// The device's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// Adds a path; it connects in the next turn.
+    ///
+    /// # Errors
+    /// Beyond [`crate::limits::PATHS_PER_DEVICE_MAX`] paths.
+    pub fn add_path(&mut self, now: Instant, spec: PathSpec) -> Result<PathIndex, TooManyPaths> {
+        let index = self.engine.add_path(now, spec.info())?;
+        assert_eq!(index.get(), self.links.len(), "engine and links count together");
+        self.links.push(Link::new(index, spec));
+        link::connect(self, index);
+        Ok(index)
+    }
+
+    /// Sets the pair of clock readings that events are dated by.
+    pub fn set_clock(&mut self, now: Instant, wall: Stamp) {
+        self.engine.set_clock(now, wall);
+    }
+
+    /// A client connected.
+    pub fn handle_client(&mut self, now: Instant) -> Option<ClientId> {
+        clients::accept(self, now)
+    }
+
+    /// The path's TCP connection is up, from `local`.
+    pub fn handle_connected(&mut self, now: Instant, path: PathIndex, local: SocketAddr) {
+        link::connected(self, now, path, local);
+    }
+
+    /// The path's TCP connection could not be made; `why` is for an administrator, with what to try.
+    /// [`Volume::handle_socket_closed`] follows, here too.
+    pub fn handle_connect_failed(&mut self, now: Instant, path: PathIndex, why: &str) {
+        link::connect_failed(self, now, path, why);
+    }
+
+    /// Bytes arrived.
+    pub fn handle_received(&mut self, now: Instant, endpoint: Endpoint, chunk: Bytes) {
+        match endpoint {
+            Endpoint::Path(path) => link::received(self, now, path, chunk),
+            Endpoint::Client(client) => clients::received(self, now, client, chunk),
+        }
+    }
+
+    /// The peer closed (`None`) or broke (`Some`) the connection.
+    pub fn handle_disconnected(
+        &mut self,
+        now: Instant,
+        endpoint: Endpoint,
+        error: Option<&std::io::Error>,
+    ) {
+        match endpoint {
+            Endpoint::Path(path) => link::disconnected(self, now, path, error),
+            Endpoint::Client(client) => clients::disconnected(self, now, client, error),
+        }
+    }
+
+    /// The driver has let go of a socket: nothing of it is in flight any more.
+    pub fn handle_socket_closed(&mut self, now: Instant, endpoint: Endpoint) {
+        match endpoint {
+            Endpoint::Path(path) => link::socket_closed(self, now, path),
+            Endpoint::Client(client) => clients::socket_closed(self, now, client),
+        }
+    }
+
+    /// Everything whose time has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        link::timeouts(self, now);
+        clients::timeouts(self, now);
+        dispatch::delayed(self, now);
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.tick(now);
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        let unproven = self.shared.ledger().handle_timeout(now);
+        if unproven > 0 {
+            request::wake_lanes(self);
+            let why = format!(
+                "{unproven} ranges of blocks were in doubt for fence_timeout without a proof and are free now: if \
+                 their old target still executes an old write, it lands over newer data"
+            );
+            self.notice(now, Level::Error, None, "unproven", &why);
+        }
+        complete::command_timeouts(self, now);
+        dispatch::no_path(self, now);
+        fencing::retry(self, now);
+        self.advance_drain(now);
+    }
+
+    /// Ends a turn: grants ranges, makes parts, gives them paths. Call it after all events of a turn.
+    pub fn finish_turn(&mut self, now: Instant) {
+        request::grant(self, now);
+        request::pump_all(self);
+        dispatch::run(self, now);
+        self.check_drain(now);
+    }
+
+    /// The next thing to do for the driver.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Hands every endpoint with something to send to `visit`, iSCSI sockets first. An endpoint whose
+    /// queue is not emptied (a send is in flight) is named again after the driver called
+    /// [`Volume::mark_dirty`].
+    pub fn poll_transmit(&mut self, mut visit: impl FnMut(Endpoint, &mut TxQueue)) {
+        for path in std::mem::take(&mut self.dirty_links).iter() {
+            if let Some(tx) = self.links[path.get()].tx() {
+                visit(Endpoint::Path(path), tx);
+            }
+        }
+        while let Some(id) = self.dirty_clients.pop() {
+            if let Some(client) = self.clients.get_mut(id.into()) {
+                client.dirty = false;
+                visit(Endpoint::Client(id), client.connection.tx());
+            }
+        }
+    }
+
+    /// Whether the endpoint has bytes to send: asked by the driver when a send has completed.
+    pub fn tx(&mut self, endpoint: Endpoint) -> Option<&mut TxQueue> {
+        match endpoint {
+            Endpoint::Path(path) => self.links.get_mut(path.get())?.tx(),
+            Endpoint::Client(id) => Some(self.clients.get_mut(id.into())?.connection.tx()),
+        }
+    }
+
+    /// Whether the driver shall receive on this endpoint now.
+    #[must_use]
+    pub fn wants_input(&self, endpoint: Endpoint) -> bool {
+        match endpoint {
+            Endpoint::Path(_) => true,
+            Endpoint::Client(id) => clients::wants_input(self, id),
+        }
+    }
+
+    /// When [`Volume::handle_timeout`] has to be called, at the latest.
+    #[must_use]
+    pub fn poll_deadline(&self) -> Option<Instant> {
+        let mut next = Instant::MAX;
+        for link in &self.links {
+            next = next.min(link.deadline());
+        }
+        next = next.min(self.engine.poll_deadline().map_or(Instant::MAX, |(at, _)| at));
+        for (_, client) in self.clients.iter() {
+            next = next.min(client.connection.poll_deadline().unwrap_or(Instant::MAX));
+        }
+        for (at, _) in &self.delayed {
+            next = next.min(*at);
+        }
+        if self.needs_tick() {
+            next = next.min(self.next_tick);
+        }
+        (next < Instant::MAX).then_some(next)
+    }
+
+    fn needs_tick(&self) -> bool {
+        self.parts.len() > 0
+            || self.draining.is_some()
+            || self.engine.down_since().is_some()
+            || clients::any_waits_for_open(self)
+            || self.shared.ledger().poll_deadline().is_some()
+            || !self.unticketed.is_empty()
+    }
+
+    /// Tells the administrator: in the log, and in the device's events unless the engine has told it.
+    fn notice(
+        &mut self,
+        now: Instant,
+        level: Level,
+        path: Option<PathIndex>,
+        what: &'static str,
+        why: &str,
+    ) {
+        if !State::ALL.iter().any(|state| state.name() == what) {
+            self.engine.note(now, path, what, why);
+        }
+        let path = path.map(|p| self.links[p.get()].spec.name.clone());
+        self.actions.push_back(Action::Log(Notice { level, path, what, why: why.to_owned() }));
+    }
+
+    fn mark_link(&mut self, path: PathIndex) {
+        self.dirty_links.insert(path);
+    }
+
+    fn mark_client(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.get_mut(id.into()) {
+            if !client.dirty {
+                client.dirty = true;
+                self.dirty_clients.push(id);
+            }
+        }
+    }
+}

@@ -12,15 +12,20 @@
 //! Deliberately not here: what the findings mean (`path::identity`), the content probe, and asymmetric
 //! access (a unit in standby ends the probe with [`ProbeError::Standby`], to be tried again).
 
+mod report_luns;
+mod tries;
+
+pub use report_luns::ReportLuns;
+
 use crate::base::Duration;
-use crate::limits::LUNS_PER_TARGET_MAX;
 use crate::path::identity::{Findings, LogicalUnit, Unusable};
-use crate::path::verdict::{Actions, CommandKind, Context, Outcome, Verdict, verdict};
+use crate::path::verdict::{Actions, CommandKind, Outcome};
 use crate::wire::scsi::{
     BlockCharacteristics, BlockLimits, Capacity10, Capacity16, Cdb, Data, DeviceType, Inquiry,
-    ModeData, ModeForm, ParseError, Provisioning, ReportedLuns, Sense, SenseKey, Status, VpdHeader,
-    block_pages, capacity, inquiry, luns, mode, vpd,
+    ModeData, ModeForm, ParseError, Provisioning, Sense, VpdHeader, block_pages, capacity, inquiry,
+    luns, mode, vpd,
 };
+use tries::{Next, Tries};
 
 /// Commands that one probe sends at most, whatever comes back.
 pub const COMMANDS_MAX: u16 = 200;
@@ -30,9 +35,6 @@ pub const ATTENTIONS_MAX: u16 = 32;
 
 /// Allocation length of the first try for a VPD page, bytes.
 const VPD_ALLOCATION: u16 = 252;
-
-/// Allocation length of the first REPORT LUNS, bytes: 256 LUNs.
-const LUNS_ALLOCATION: u32 = 8 + 256 * 8;
 
 /// What to do next.
 #[derive(Debug)]
@@ -91,108 +93,6 @@ pub enum ProbeError {
     /// What was found cannot be used.
     #[error(transparent)]
     Unusable(#[from] Unusable),
-}
-
-/// How often one command has been tried, and what attentions said.
-#[derive(Debug, Default)]
-struct Tries {
-    outstanding: bool,
-    wait: Option<Duration>,
-    retries: u8,
-    attentions: u16,
-    commands: u16,
-    waited: Duration,
-    actions: Actions,
-}
-
-/// What is to be done about an answer.
-enum Next {
-    /// It is good: read the data.
-    Use,
-    /// The same command again (after a wait, if one was set).
-    Again,
-    /// Attention: the same command again, unless what it says changes the plan.
-    Attention(Actions),
-    /// ILLEGAL REQUEST: the device does not have this.
-    Refused,
-    /// It failed.
-    Fail(ProbeError),
-}
-
-impl Tries {
-    fn take_wait(&mut self) -> Option<Duration> {
-        self.wait.take()
-    }
-
-    fn sent(&mut self) -> Result<(), ProbeError> {
-        assert!(!self.outstanding, "a probe has one command outstanding");
-        if self.commands >= COMMANDS_MAX {
-            return Err(ProbeError::Endless);
-        }
-        self.commands += 1;
-        self.outstanding = true;
-        Ok(())
-    }
-
-    fn judge(&mut self, kind: CommandKind, what: &'static str, outcome: &Outcome) -> Next {
-        assert!(self.outstanding, "an answer without a command");
-        self.outstanding = false;
-        let context = Context {
-            retries: self.retries,
-            waited_here: self.waited,
-            waited: self.waited,
-            ..Context::first(kind, false)
-        };
-        let decision = verdict(outcome, context);
-        let command_failed = ProbeError::Command { what, outcome: *outcome };
-        let sense = outcome.sense.filter(|_| outcome.status == Status::CheckCondition);
-        let key = sense.map(|s| s.key);
-        if let (Some(sense), Some(SenseKey::UnitAttention), false) =
-            (sense, key, decision.verdict == Verdict::Done)
-        {
-            self.actions |= decision.actions;
-            self.attentions += 1;
-            if self.attentions >= ATTENTIONS_MAX {
-                return Next::Fail(ProbeError::Attentions(sense));
-            }
-            return Next::Attention(decision.actions);
-        }
-        // Deferred errors are news about the past: kept for the next flush.
-        if decision.actions.contains(Actions::EARLIER_LOST) {
-            self.actions |= Actions::EARLIER_LOST;
-        }
-        match decision.verdict {
-            Verdict::Done => {
-                self.retries = 0;
-                Next::Use
-            }
-            Verdict::RetryHere => {
-                self.retries = self.retries.saturating_add(1);
-                Next::Again
-            }
-            Verdict::RetryHereLater(delay) => {
-                self.waited = self.waited.saturating_add(delay);
-                self.wait = Some(delay);
-                Next::Again
-            }
-            Verdict::RetryElsewhere | Verdict::FailPathRetryElsewhere => match sense {
-                Some(sense) if decision.actions.contains(Actions::STANDBY) => {
-                    Next::Fail(ProbeError::Standby(sense))
-                }
-                Some(sense) if decision.actions.contains(Actions::LUN_GONE) => {
-                    Next::Fail(ProbeError::NoLun(sense.to_string()))
-                }
-                _ => Next::Fail(command_failed),
-            },
-            Verdict::GiveToCaller(_) => match key {
-                Some(SenseKey::IllegalRequest) => {
-                    self.retries = 0;
-                    Next::Refused
-                }
-                _ => Next::Fail(command_failed),
-            },
-        }
-    }
 }
 
 /// Where a probe is.
@@ -589,96 +489,6 @@ impl Probe {
         })?;
         self.result = Some(Ok(Box::new(unit)));
         Ok(())
-    }
-}
-
-/// The LUN list of a target, asked at LUN 0.
-#[derive(Debug)]
-pub struct ReportLuns {
-    allocation: u32,
-    tries: Tries,
-    result: Option<Result<Vec<u64>, ProbeError>>,
-    over: bool,
-}
-
-impl Default for ReportLuns {
-    fn default() -> Self {
-        ReportLuns::new()
-    }
-}
-
-impl ReportLuns {
-    /// Nothing asked yet.
-    #[must_use]
-    pub fn new() -> ReportLuns {
-        ReportLuns {
-            allocation: LUNS_ALLOCATION,
-            tries: Tries::default(),
-            result: None,
-            over: false,
-        }
-    }
-
-    /// What to do next. [`Step::Ready`] has the LUN fields in the target's order, without duplicates and
-    /// without well-known units.
-    ///
-    /// # Panics
-    /// When a command is outstanding, or it is over: the caller's mistake.
-    #[allow(clippy::should_implement_trait)]
-    pub fn next(&mut self) -> Step<Vec<u64>> {
-        if let Some(result) = self.result.take() {
-            return match result {
-                Ok(luns) => Step::Ready(luns),
-                Err(error) => Step::Failed(error),
-            };
-        }
-        assert!(!self.over, "the LUN list is complete");
-        if let Some(wait) = self.tries.take_wait() {
-            return Step::Wait(wait);
-        }
-        if let Err(error) = self.tries.sent() {
-            self.over = true;
-            return Step::Failed(error);
-        }
-        let cdb = Cdb::ReportLuns { select: 0, allocation: self.allocation }.to_bytes();
-        Step::Command { lun: 0, cdb, read_len: self.allocation }
-    }
-
-    /// The answer to the command that [`ReportLuns::next`] gave out.
-    ///
-    /// # Panics
-    /// When none is outstanding.
-    pub fn handle(&mut self, outcome: &Outcome, data: &[u8]) {
-        let what = "REPORT LUNS";
-        match self.tries.judge(CommandKind::Probe, what, outcome) {
-            Next::Use => match ReportedLuns::parse(data) {
-                Ok(reported) => self.take(&reported),
-                Err(error) => self.end(Err(ProbeError::Malformed { what, error })),
-            },
-            Next::Again | Next::Attention(_) => {}
-            // Devices without REPORT LUNS have LUN 0 only.
-            Next::Refused => self.end(Ok(vec![0])),
-            Next::Fail(error) => self.end(Err(error)),
-        }
-    }
-
-    /// The list may grow between two calls; it is asked for again until it fits or the limit is reached.
-    fn take(&mut self, reported: &ReportedLuns) {
-        let most = 8 + 8 * LUNS_PER_TARGET_MAX as u64;
-        let wanted = reported.available.min(most);
-        if wanted > self.allocation.into() {
-            self.allocation = u32::try_from(wanted).expect("bounded by the limit above");
-            return;
-        }
-        let mut seen = std::collections::HashSet::new();
-        let luns = reported.luns.iter().copied();
-        let found = luns.filter(|lun| !luns::is_well_known(*lun) && seen.insert(*lun)).collect();
-        self.end(Ok(found));
-    }
-
-    fn end(&mut self, result: Result<Vec<u64>, ProbeError>) {
-        self.over = true;
-        self.result = Some(result);
     }
 }
 

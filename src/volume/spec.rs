@@ -1,32 +1,12 @@
 //! What a device is built from: the configuration after names were resolved, and nothing of its syntax.
 
 use crate::base::Duration;
+use crate::path::PathInfo;
 pub use crate::path::{Failback, FenceMode};
+pub use crate::session::Digest;
+use crate::session::chap::Credentials;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-
-/// CHAP names and secrets of one portal.
-#[derive(Clone)]
-pub struct ChapSpec {
-    /// Our name (CHAP_N) and secret towards the target.
-    pub user: String,
-    /// Secret that we prove.
-    pub secret: Vec<u8>,
-    /// The target's name and secret when it must prove itself too.
-    pub mutual: Option<(String, Vec<u8>)>,
-}
-
-/// How a digest is asked for (RFC 7143 section 13.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DigestSpec {
-    /// Only `None` is offered.
-    #[default]
-    None,
-    /// Only `CRC32C` is offered: a target that cannot is refused.
-    Crc32c,
-    /// `CRC32C,None`: asked for, not insisted on.
-    PreferCrc32c,
-}
 
 /// One way to a LUN: source, portal, target, LUN.
 #[derive(Clone)]
@@ -47,14 +27,14 @@ pub struct PathSpec {
     pub portal_group: Option<u16>,
     /// The 8-byte LUN field (RFC 7143 section 11.2.1.7).
     pub lun: u64,
-    /// Initiator session id; stable (see [`isid`](super::super::control)).
+    /// Initiator session id; stable over restarts.
     pub isid: [u8; 6],
     /// CHAP, if configured for the portal.
-    pub chap: Option<Arc<ChapSpec>>,
+    pub chap: Option<Arc<Credentials>>,
     /// HeaderDigest.
-    pub header_digest: DigestSpec,
+    pub header_digest: Digest,
     /// DataDigest.
-    pub data_digest: DigestSpec,
+    pub data_digest: Digest,
     /// Addresses (besides configured portals) that a redirect may lead to.
     pub redirect_allow: Arc<[SocketAddr]>,
     /// Weight for weighted policies; 1 by default.
@@ -63,6 +43,19 @@ pub struct PathSpec {
     pub preferred: bool,
     /// Position in the configured order: portal, then target. Lower is higher priority in `failover`.
     pub order: u32,
+}
+
+impl PathSpec {
+    /// What the path engine has to know.
+    #[must_use]
+    pub fn info(&self) -> PathInfo {
+        PathInfo {
+            name: self.name.clone(),
+            weight: self.weight,
+            preferred: self.preferred,
+            order: self.order,
+        }
+    }
 }
 
 /// Every tunable of a device. `Duration::MAX` is `never`.

@@ -7,7 +7,7 @@ use super::{Config, ConfigError, Device, Portal, Target, Warning, check, secret}
 use crate::base::Duration;
 use crate::limits;
 use crate::path::Policy;
-use crate::volume::spec::{DigestSpec, Failback, FenceMode, Tunables};
+use crate::volume::spec::{Digest, Failback, FenceMode, Tunables};
 use std::net::SocketAddr;
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
@@ -88,11 +88,11 @@ fn value<T>(located: Option<Located<T>>) -> Option<T> {
     located.map(|located| located.value)
 }
 
-fn digest(text: &str) -> Result<DigestSpec, Wrong> {
+fn digest(text: &str) -> Result<Digest, Wrong> {
     match text.to_ascii_lowercase().as_str() {
-        "none" => Ok(DigestSpec::None),
-        "crc32c" => Ok(DigestSpec::Crc32c),
-        "prefer-crc32c" => Ok(DigestSpec::PreferCrc32c),
+        "none" => Ok(Digest::None),
+        "crc32c" => Ok(Digest::Crc32c),
+        "prefer-crc32c" => Ok(Digest::PreferCrc32c),
         _ => Err(Wrong::new(format!("{text:?} is not a digest"), "none, crc32c or prefer-crc32c")),
     }
 }

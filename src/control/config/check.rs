@@ -2,11 +2,11 @@
 //! configuration would build and cost.
 
 use super::document::{Problems, suggest};
+use super::secret::Chap;
 use super::values::{self, Export};
 use super::{Config, ConfigError, Device, Portal, Warning, secret};
 use crate::control::{isid, names};
 use crate::limits;
-use crate::volume::spec::ChapSpec;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -144,7 +144,7 @@ fn static_targets(config: &Config, device: &Device, problems: &Problems) {
 
 /// No secret that we prove is one that a target proves to us, on any portal (RFC 7143 section 9.2.1).
 fn secrets(config: &Config, problems: &Problems) {
-    let all = |portal: &Portal| -> Vec<std::sync::Arc<ChapSpec>> {
+    let all = |portal: &Portal| -> Vec<std::sync::Arc<Chap>> {
         portal.chap.iter().chain(&portal.discovery_chap).cloned().collect()
     };
     for portal in &config.portals {

@@ -5,12 +5,12 @@
 
 use super::document::Section;
 use super::values::Wrong;
-use crate::volume::spec::ChapSpec;
+use crate::session::chap::{Credentials, CredentialsError};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use zeroize::Zeroizing;
 
 /// 96 bits: what RFC 7143 section 9.2.1 asks for on a link without IPsec.
@@ -19,6 +19,40 @@ const SECRET_MIN: usize = 12;
 const FILE_MAX: u64 = 4096;
 /// Longest CHAP name in bytes: a text value (RFC 7143 section 6.1).
 const USER_MAX: usize = 255;
+
+/// CHAP names and secrets of one portal.
+pub struct Chap {
+    /// Our name (CHAP_N) and secret towards the target.
+    pub user: String,
+    /// Secret that we prove.
+    pub secret: Zeroizing<Vec<u8>>,
+    /// The target's name and secret when it must prove itself too.
+    pub mutual: Option<(String, Zeroizing<Vec<u8>>)>,
+    credentials: OnceLock<Arc<Credentials>>,
+}
+
+impl Chap {
+    /// Checked by [`check`].
+    #[must_use]
+    pub fn new(user: String, secret: Vec<u8>, mutual: Option<(String, Vec<u8>)>) -> Chap {
+        let mutual = mutual.map(|(name, secret)| (name, Zeroizing::new(secret)));
+        Chap { user, secret: Zeroizing::new(secret), mutual, credentials: OnceLock::new() }
+    }
+
+    /// What sessions authenticate with: one for all of a portal, so that a challenge that comes back on
+    /// another connection is noticed.
+    ///
+    /// # Errors
+    /// When names or secrets break a rule that [`check`] did not look at.
+    pub fn credentials(&self) -> Result<Arc<Credentials>, CredentialsError> {
+        if let Some(known) = self.credentials.get() {
+            return Ok(known.clone());
+        }
+        let mutual = self.mutual.as_ref().map(|(name, secret)| (name.clone(), secret.to_vec()));
+        let made = Credentials::new(self.user.clone(), self.secret.to_vec(), mutual)?;
+        Ok(self.credentials.get_or_init(|| Arc::new(made)).clone())
+    }
+}
 
 /// Reads a secret file: a trailing newline is dropped, `0x…` is hex.
 pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Wrong> {
@@ -84,7 +118,7 @@ fn decode(bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
 }
 
 /// Refuses what RFC 7143 section 9.2.1 forbids or advises against.
-pub fn check(chap: &ChapSpec, allow_short: bool) -> Result<(), Wrong> {
+pub fn check(chap: &Chap, allow_short: bool) -> Result<(), Wrong> {
     if let Some((_, mutual)) = &chap.mutual
         && *mutual == chap.secret
     {
@@ -114,7 +148,7 @@ pub fn user(text: &str) -> Result<String, Wrong> {
 
 /// `chap = { user, secret_file, mutual_user, mutual_secret_file, allow_short_secret }`; secret files are
 /// looked for relative to `base`.
-pub fn section(section: Section<'_>, base: &Path) -> Option<Arc<ChapSpec>> {
+pub fn section(section: Section<'_>, base: &Path) -> Option<Arc<Chap>> {
     let (line, problems) = (section.line(), section.problems());
     let read = |path: &str| read(&base.join(path)).map(|secret| secret.to_vec());
     let name = section.require("user", section.text("user", user), "\"host1\"");
@@ -138,11 +172,8 @@ pub fn section(section: Section<'_>, base: &Path) -> Option<Arc<ChapSpec>> {
     if half {
         return None;
     }
-    let chap = ChapSpec {
-        user: name?.value,
-        secret: secret?.value,
-        mutual: mutual_name.zip(mutual_secret).map(|(name, secret)| (name.value, secret.value)),
-    };
+    let mutual = mutual_name.zip(mutual_secret).map(|(name, secret)| (name.value, secret.value));
+    let chap = Chap::new(name?.value, secret?.value, mutual);
     match check(&chap, allow_short) {
         Ok(()) => Some(Arc::new(chap)),
         Err(wrong) => {
@@ -198,10 +229,8 @@ mod tests {
     /// RFC 7143 9.2.1: not the same secret in both directions; 96 bits at least.
     #[test]
     fn rules_of_section_9_2_1() {
-        let chap = |a: &[u8], b: Option<&[u8]>| ChapSpec {
-            user: "u".into(),
-            secret: a.to_vec(),
-            mutual: b.map(|b| ("t".into(), b.to_vec())),
+        let chap = |a: &[u8], b: Option<&[u8]>| {
+            Chap::new("u".into(), a.to_vec(), b.map(|b| ("t".into(), b.to_vec())))
         };
         assert!(check(&chap(b"0123456789ab", None), false).is_ok());
         assert!(check(&chap(b"0123456789a", None), true).is_ok());

@@ -112,7 +112,7 @@ socket_mode = "0660""#,
     assert_eq!((d.lanes, t.queue_depth, d.buffer_memory, d.socket_mode), (2, 32, 128 << 20, 0o660));
     let p = &config.portals[1];
     assert_eq!(p.interface.as_deref(), Some("eth2"));
-    assert_eq!((p.header_digest, p.data_digest), (DigestSpec::Crc32c, DigestSpec::PreferCrc32c));
+    assert_eq!((p.header_digest, p.data_digest), (Digest::Crc32c, Digest::PreferCrc32c));
     assert_eq!(p.redirect_allow[0].to_string(), "10.10.2.11:3260");
     assert!(!p.discovery && p.targets.len() == 1);
 }

@@ -1,7 +1,7 @@
 //! What admin commands do: ask the lanes of the device, put their answers together.
 
-use super::merge;
 use super::shared::Shared;
+use super::{merge, snapshot};
 use crate::api::{
     self, Command, DeviceState, Error, ErrorKind, Outcome, PathAction, PolicyStatus, Status,
 };
@@ -108,7 +108,7 @@ impl Admin {
         for path in weights.keys().chain(&prefer) {
             self.known_path(index, path)?;
         }
-        let mut first: Option<PolicyStatus> = None;
+        let mut first: Option<Policy> = None;
         for lane in 0..self.shared.lane_count(index) {
             let answer = self.ask(index, lane, LANE_TIMEOUT, |reply| lane::Command::SetPolicy {
                 device: device.to_owned(),
@@ -117,10 +117,26 @@ impl Admin {
                 prefer: prefer.clone(),
                 reply,
             });
-            let status = answer.await??;
-            first.get_or_insert(status);
+            let policy = answer.await?.map_err(|error| refused(&error))?;
+            first.get_or_insert(policy);
         }
-        first.map(Outcome::Policy).ok_or_else(|| stuck(device))
+        let policy = first.ok_or_else(|| stuck(device))?;
+        self.policy_status(index, policy).await.map(Outcome::Policy)
+    }
+
+    /// The policy with what it works on: weights and preference of every path.
+    async fn policy_status(&self, index: usize, policy: Policy) -> Result<PolicyStatus, Error> {
+        let device = self.shared.config.devices[index].name.clone();
+        let name = Some(device.clone());
+        let command = |reply| lane::Command::Status { device: name, reply };
+        let snapshots = self.ask(index, 0, LANE_TIMEOUT, command).await?;
+        let paths = snapshots.first().map(|s| s.paths.as_slice()).unwrap_or_default();
+        Ok(PolicyStatus {
+            device,
+            policy: policy.to_string(),
+            weights: paths.iter().map(|path| (path.name.clone(), path.weight)).collect(),
+            prefer: paths.iter().find(|path| path.preferred).map(|path| path.name.clone()),
+        })
     }
 
     async fn path(
@@ -134,13 +150,19 @@ impl Admin {
         self.known_path(index, &path)?;
         let command = |action| {
             let (device, path) = (device.to_owned(), path.clone());
-            move |reply| lane::Command::Path { device, path, action, force, reply }
+            let action = match action {
+                PathAction::Disable => lane::PathAction::Disable { force },
+                PathAction::Enable => lane::PathAction::Enable,
+                PathAction::Recheck => lane::PathAction::Recheck,
+            };
+            move |reply| lane::Command::Path { device, path, action, reply }
         };
         let tunables = &self.shared.config.devices[index].tunables;
         let patience = tunables.shutdown_timeout.saturating_add(LANE_TIMEOUT);
         for lane in 0..self.shared.lane_count(index) {
             let done = self.ask(index, lane, patience, command(action)).await;
-            let Err(error) = done.and_then(|done| done) else { continue };
+            let done = done.and_then(|done| done.map_err(|error| refused(&error)));
+            let Err(error) = done else { continue };
             if action == PathAction::Disable {
                 // One lane refuses: the path stays in use as a whole.
                 for lane in 0..lane {
@@ -161,6 +183,25 @@ impl Admin {
         command: impl FnOnce(oneshot::Sender<T>) -> lane::Command,
     ) -> Result<T, Error> {
         ask(&self.shared, device, lane, patience, command).await
+    }
+}
+
+fn refused(error: &lane::CommandError) -> Error {
+    use crate::volume::admin::AdminError;
+    match error {
+        lane::CommandError::NoSuchDevice(device) => stuck(device),
+        lane::CommandError::Refused(AdminError::NoSuchPath { device, path, known }) => Error::new(
+            ErrorKind::NotFound,
+            format!("path {path}"),
+            format!("device {device} has no such path"),
+        )
+        .hint(format!("one of {known}")),
+        lane::CommandError::Refused(AdminError::LastPath { device, path }) => Error::new(
+            ErrorKind::Refused,
+            format!("path {path}"),
+            format!("it is the last usable path of {device}: without it all I/O stops"),
+        )
+        .hint("--force"),
     }
 }
 
@@ -197,7 +238,8 @@ pub async fn device_status(shared: &Shared, device: usize) -> Result<api::Device
     for lane in 0..shared.lane_count(device) {
         let name = Some(spec.name.clone());
         let command = |reply| lane::Command::Status { device: name, reply };
-        parts.extend(ask(shared, device, lane, LANE_TIMEOUT, command).await?);
+        let snapshots = ask(shared, device, lane, LANE_TIMEOUT, command).await?;
+        parts.extend(snapshots.iter().map(|s| snapshot::device(s, lane == 0)));
     }
     let mut status = merge::lanes(parts).ok_or_else(|| stuck(&spec.name))?;
     status.export = spec.export.to_string();

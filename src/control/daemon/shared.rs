@@ -6,10 +6,16 @@ use crate::control::config::Config;
 use crate::control::plan::{NewPath, News, Plan};
 use crate::lane::{Command, LaneHandle};
 use crate::limits;
+use crate::path::{Fence, Ledger};
+use crate::volume;
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 use tokio::sync::Notify;
+
+/// See [`Ledger::new`].
+const LEDGER_BLOCK: u32 = 4096;
 
 /// Last result of asking a portal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,9 +86,14 @@ impl Shared {
     /// Gives every lane its devices.
     pub fn add_devices(&self) {
         for (index, device) in self.config.devices.iter().enumerate() {
+            let spec = spec::device(&self.config, device);
+            let fence = Fence { mode: spec.tunables.fence, timeout: spec.tunables.fence_timeout };
+            // The block size only spreads ranges over the ledger's filter; the unit is not known yet.
+            let ledger = Ledger::new(fence, LEDGER_BLOCK, limits::REQUESTS_PER_LANE_MAX);
+            let shared = Arc::new(volume::shared::Shared::new(ledger));
             for lane in self.lanes_of(index).iter() {
-                let spec = spec::device(&self.config, device);
-                lane.send(Command::AddDevice(Box::new(spec)));
+                let (spec, shared) = (Box::new(spec.clone()), shared.clone());
+                lane.send(Command::AddDevice { spec, shared });
             }
         }
     }
@@ -123,7 +134,7 @@ impl Shared {
                     handle.send(Command::AddPath { device, path: Box::new(spec) });
                 }
                 Err(error) => {
-                    tracing::error!(path = %path.name, %error, "no random bytes for an ISID")
+                    tracing::error!(path = %path.name, %error, "path not used")
                 }
             }
         }

@@ -3,6 +3,7 @@
 use crate::control::config::{Config, Device, values};
 use crate::control::isid;
 use crate::control::plan::NewPath;
+use crate::session::chap::CredentialsError;
 use crate::volume::spec::{DeviceSpec, PathSpec};
 use std::net::SocketAddr;
 
@@ -13,6 +14,17 @@ pub enum Isids {
     Stable,
     /// New ones: everything else.
     Random,
+}
+
+/// Why a path cannot be described to a lane.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// No random bytes for an ISID.
+    #[error("the kernel has no random bytes: {0}")]
+    Random(#[from] getrandom::Error),
+    /// CHAP names or secrets that cannot be used.
+    #[error(transparent)]
+    Chap(#[from] CredentialsError),
 }
 
 /// A device for one lane.
@@ -33,14 +45,14 @@ pub fn device(config: &Config, device: &Device) -> DeviceSpec {
 /// A path for one lane.
 ///
 /// # Errors
-/// When the kernel has no random bytes for an ISID.
+/// [`SpecError`].
 pub fn path(
     config: &Config,
     path: &NewPath,
     address: SocketAddr,
     lane: u16,
     isids: Isids,
-) -> Result<PathSpec, getrandom::Error> {
+) -> Result<PathSpec, SpecError> {
     let device = &config.devices[path.device];
     let portal = &config.portals[path.portal];
     let target = &device.targets[path.target];
@@ -49,6 +61,7 @@ pub fn path(
         Isids::Stable => isid::of(config, device, portal, target, lane),
         Isids::Random => isid::random()?,
     };
+    let chap = portal.chap.as_ref().map(|chap| chap.credentials()).transpose()?;
     Ok(PathSpec {
         name: path.name.clone(),
         portal_name: portal.name.clone(),
@@ -59,7 +72,7 @@ pub fn path(
         portal_group: path.portal_group,
         lun: values::lun_field(target.lun).expect("LUNs are checked when they are read"),
         isid,
-        chap: portal.chap.clone(),
+        chap,
         header_digest: portal.header_digest,
         data_digest: portal.data_digest,
         redirect_allow: portal.redirect_allow.clone(),

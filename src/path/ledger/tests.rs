@@ -227,6 +227,31 @@ fn a_second_release_is_a_bug() {
     l.release(w);
 }
 
+#[test]
+fn a_warm_ledger_grows_nothing() {
+    let mut l = ledger(FenceMode::Overlap);
+    let (a, b) = (nexus(0, 0, 1), nexus(0, 1, 1));
+    let capacities = |l: &Ledger| {
+        let lists = [l.tickets.capacity(), l.free.capacity(), l.in_use.capacity()];
+        (lists, l.waiting.capacity(), l.granted.capacity(), l.doubtful.capacity())
+    };
+    let before = capacities(&l);
+    for round in 0..200 {
+        let ids =
+            Vec::from_iter((0..64).map(|n| taken(l.acquire(range(n * 8 + round, 8), owner(n)))));
+        for id in ids {
+            l.sent(id, a);
+            l.copy_in_doubt(at(1), id, a);
+            l.sent(id, b);
+            l.copy_answered(id, b);
+            assert!(!l.tickets[id.slot as usize].copies.spilled());
+            l.release(id);
+        }
+        assert_eq!(l.proven(a, PROOF), 64);
+    }
+    assert_eq!(capacities(&l), before);
+}
+
 /// One write in the oracle.
 struct Write {
     id: TicketId,

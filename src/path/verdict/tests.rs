@@ -181,7 +181,11 @@ fn responses() {
         for kind in KINDS {
             let decision = verdict(&outcome, among(kind));
             let reserved = (0x02..0x80).contains(&response);
-            let expected = if reserved { FAIL_PATH } else { Verdict::RetryElsewhere };
+            let expected = match kind {
+                CommandKind::CompareAndWrite => CALLER_IO,
+                _ if reserved => FAIL_PATH,
+                _ => ELSE,
+            };
             assert_eq!(decision.verdict, expected);
             assert_eq!(decision.actions.contains(Actions::END_SESSION), reserved);
         }
@@ -283,7 +287,8 @@ fn hold(decision: Decision, sense: &Sense, kind: CommandKind, others: bool) {
         assert!(kind.writes(), "{}", at());
     }
     let repeats = matches!(verdict, Verdict::RetryHere | ELSE | FAIL_PATH);
-    let may_have_run = matches!(sense.key, K::HardwareError | K::Miscompare);
+    let may_have_run =
+        matches!(sense.key, K::HardwareError | K::MediumError | K::AbortedCommand | K::Miscompare);
     if kind == CommandKind::CompareAndWrite && may_have_run {
         assert!(!repeats, "{}", at());
     }
@@ -359,6 +364,19 @@ fn every_command_ends() {
             }
         }
     }
+}
+
+/// SBC-3, COMPARE AND WRITE: repeated only when it was certainly not executed.
+#[test]
+fn a_compare_is_not_repeated_blindly() {
+    let compare = among(CommandKind::CompareAndWrite);
+    let short = Outcome { short: true, ..Outcome::GOOD };
+    let no_sense = Outcome { sense: None, ..status(Status::CheckCondition) };
+    for outcome in [short, no_sense, status(Status::TaskAborted), status(Status::Unknown(0x22))] {
+        assert_eq!(verdict(&outcome, compare).verdict, CALLER_IO, "{outcome}");
+    }
+    assert_eq!(verdict(&check(K::UnitAttention, 0x29, 0), compare).verdict, HERE_);
+    assert_eq!(verdict(&check(K::Miscompare, 0x1d, 0), compare).verdict, CALLER_IO);
 }
 
 /// SAM-5, BUSY: another path after a second, an error only after a minute, never a hot loop.

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::wire::scsi::{Caching, Emit, Provisioning, vpd};
+use crate::limits::LUNS_PER_TARGET_MAX;
+use crate::wire::scsi::{Caching, Emit, Provisioning, ReportedLuns, SenseKey, Status, vpd};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -182,6 +183,55 @@ fn the_usual_unit() {
         Cdb::mode_sense(false, 0x0a, 252),
     ];
     assert_eq!(unit.asked, expected);
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks_exact(2).map(byte).collect()
+}
+
+/// The bytes that `tgtd` answers with for a 64 MiB LUN with the usual parameters.
+#[test]
+fn a_unit_of_tgtd() {
+    let mut unit = Unit::usual();
+    unit.first = [attention(0x29, 0x00)].into();
+    unit.inquiry = unhex(
+        "000005123d000002 5445535420202020 4d4952524f522020 2020202020202020 30303031 \
+         0000000000000000000000000000000000000000 0000 04c00960 03000000",
+    );
+    let serial =
+        "00800024 2020202020202020202020202020202020202020202020202020202020 6861316c756e31";
+    let identification = "00830048 02010024 544553542d6861312d6c756e31 \
+         0000000000000000000000000000000000000000000000 01030008 3000000100000001 \
+         01030010 60000000000000000000e0000a100001";
+    let zeros = "00".repeat(60);
+    let pages = [
+        (0x00, "00000006 00 80 83 b0 b1 b2".to_owned()),
+        (0x80, serial.to_owned()),
+        (0x83, identification.to_owned()),
+        (0xb0, format!("00b0003c 0080 {zeros}")),
+        (0xb1, format!("00b10040 00000000 {zeros}")),
+        (0xb2, "00b20004 00000000".to_owned()),
+    ];
+    unit.pages = pages.into_iter().map(|(page, text)| (page, good(unhex(&text)))).collect();
+    unit.capacity_16 = good(unhex(&format!("000000000001ffff 00000200 00030000 {}", &zeros[..32])));
+    unit.mode = |six, page| match (six, page) {
+        (false, 0x08) => good(unhex("001a0010 00000000 08121400ffff0000ffffffff8014000000000000")),
+        (false, 0x0a) => good(unhex("00120010 00000000 0a0a02100000000000000200")),
+        _ => refused(0x24),
+    };
+    let (found, _, actions) = unit.probe();
+    let found = found.unwrap();
+    assert!(actions.contains(Actions::CACHE_LOST));
+    assert_eq!(found.wwid(), Some("naa.60000000000000000000e0000a100001"));
+    let names: Vec<String> = found.names().iter().map(vpd::Designator::text).collect();
+    assert_eq!(names[0], "t10.TEST-ha1-lun1");
+    assert_eq!(names[1], "naa.3000000100000001");
+    assert_eq!(found.serial().as_deref(), Some("ha1lun1"));
+    assert_eq!((found.size_bytes(), found.physical_block_size()), (64 << 20, 4096));
+    assert!(found.write_cache() && found.dpofua() && !found.read_only() && !found.can_unmap());
+    assert_eq!(found.inquiry().iscsi_level(), Some(0));
 }
 
 /// SAM-5, Unit attention: five in a queue are drained; what they say is kept.

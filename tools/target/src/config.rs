@@ -317,7 +317,7 @@ impl Default for Abilities {
             block_pages: true,
             max_transfer: 0,
             optimal_transfer: 0,
-            max_unmap: 1 << 22,
+            max_unmap: 1 << 20,
             max_unmap_descriptors: 256,
             max_write_same: 1 << 22,
             descriptor_sense: false,

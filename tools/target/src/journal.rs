@@ -177,7 +177,7 @@ mod tests {
         assert!(record(8, 8).overlaps(15, 1));
         assert!(!record(8, 8).overlaps(16, 1));
         assert!(!record(8, 8).overlaps(0, 8));
-        assert!(record(u64::MAX, 1).overlaps(0, u64::MAX) == false);
+        assert!(!record(u64::MAX, 1).overlaps(0, u64::MAX));
         assert!(!record(8, 0).overlaps(8, 0));
     }
 }

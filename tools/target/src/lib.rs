@@ -18,6 +18,7 @@
 //! per session, persistent reservations.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 #[allow(dead_code)]
 #[path = "../../../src/base/mod.rs"]

@@ -73,30 +73,26 @@ pub(crate) fn answer(
     now: &mut Parameters,
     discovery: bool,
 ) -> Result<Option<String>, Illegal> {
-    let bad = || Illegal(format!("{key}={value}"));
-    let number = |range| text::number_in(value, range).map(|n| n as u32).ok_or_else(bad);
-    let boolean = || text::boolean(value).ok_or_else(bad);
-    let yes_no = |b| Ok(Some(text::yes_no(b).to_owned()));
-    let least = |slot: &mut u32, n: u32, ours: u32| {
-        *slot = n.min(ours);
-        Ok(Some(slot.to_string()))
-    };
-    let irrelevant = || Ok(Some(keys::IRRELEVANT.to_owned()));
     match key {
         keys::HEADER_DIGEST => digest(value, ours.header_digest, &mut now.header_digest),
         keys::DATA_DIGEST => digest(value, ours.data_digest, &mut now.data_digest),
         keys::MAX_RECV_DATA_SEGMENT_LENGTH => {
-            now.send_segment = number(LENGTH)?;
+            now.send_segment = number(key, value, LENGTH)?;
             Ok(None)
         }
         keys::DEFAULT_TIME2WAIT => {
-            now.time2wait = number(0..=3600)?.max(ours.time2wait);
+            now.time2wait = number(key, value, 0..=3600)?.max(ours.time2wait);
             Ok(Some(now.time2wait.to_string()))
         }
         keys::DEFAULT_TIME2RETAIN => {
-            least(&mut now.time2retain, number(0..=3600)?, ours.time2retain)
+            let n = number(key, value, 0..=3600)?;
+            least(&mut now.time2retain, n, ours.time2retain)
         }
-        keys::ERROR_RECOVERY_LEVEL => number(0..=2).map(|_| Some("0".to_owned())),
+        keys::ERROR_RECOVERY_LEVEL => number(key, value, 0..=2).map(|_| Some("0".to_owned())),
+        keys::PROTOCOL_LEVEL => number(key, value, 0..=31).map(|n| Some(n.min(1).to_string())),
+        keys::IF_MARKER | keys::OF_MARKER => Ok(Some(keys::NO.to_owned())),
+        keys::IF_MARK_INT | keys::OF_MARK_INT => Ok(Some(keys::REJECT.to_owned())),
+        keys::INITIATOR_ALIAS | keys::X_NODE_ARCHITECTURE => Ok(None),
         keys::MAX_CONNECTIONS
         | keys::INITIAL_R2T
         | keys::IMMEDIATE_DATA
@@ -105,12 +101,28 @@ pub(crate) fn answer(
         | keys::MAX_OUTSTANDING_R2T
         | keys::DATA_PDU_IN_ORDER
         | keys::DATA_SEQUENCE_IN_ORDER
-        | keys::TASK_REPORTING
-            if discovery =>
-        {
-            irrelevant()
+        | keys::TASK_REPORTING => {
+            if discovery {
+                return Ok(Some(keys::IRRELEVANT.to_owned()));
+            }
+            data_key(key, value, ours, now)
         }
-        keys::MAX_CONNECTIONS => number(1..=65535).map(|_| Some("1".to_owned())),
+        _ if keys::DEFINED.contains(&key) => Err(bad(key, value)),
+        _ => Ok(Some(keys::NOT_UNDERSTOOD.to_owned())),
+    }
+}
+
+/// The keys that are about data and tasks: of no meaning to a discovery session.
+fn data_key(
+    key: &str,
+    value: &str,
+    ours: &Negotiation,
+    now: &mut Parameters,
+) -> Result<Option<String>, Illegal> {
+    let boolean = || text::boolean(value).ok_or_else(|| bad(key, value));
+    let yes_no = |b| Ok(Some(text::yes_no(b).to_owned()));
+    match key {
+        keys::MAX_CONNECTIONS => number(key, value, 1..=65535).map(|_| Some("1".to_owned())),
         keys::INITIAL_R2T => {
             now.initial_r2t = boolean()? || ours.initial_r2t;
             yes_no(now.initial_r2t)
@@ -119,10 +131,14 @@ pub(crate) fn answer(
             now.immediate_data = boolean()? && ours.immediate_data;
             yes_no(now.immediate_data)
         }
-        keys::MAX_BURST_LENGTH => least(&mut now.max_burst, number(LENGTH)?, ours.max_burst),
-        keys::FIRST_BURST_LENGTH => least(&mut now.first_burst, number(LENGTH)?, ours.first_burst),
+        keys::MAX_BURST_LENGTH => {
+            least(&mut now.max_burst, number(key, value, LENGTH)?, ours.max_burst)
+        }
+        keys::FIRST_BURST_LENGTH => {
+            least(&mut now.first_burst, number(key, value, LENGTH)?, ours.first_burst)
+        }
         keys::MAX_OUTSTANDING_R2T => {
-            let n = number(1..=65535)?;
+            let n = number(key, value, 1..=65535)?;
             least(&mut now.max_outstanding_r2t, n, ours.max_outstanding_r2t)
         }
         keys::DATA_PDU_IN_ORDER => {
@@ -137,13 +153,22 @@ pub(crate) fn answer(
             let known = value.split(',').find(|v| *v == "RFC3720");
             Ok(Some(known.unwrap_or(keys::REJECT).to_owned()))
         }
-        keys::PROTOCOL_LEVEL => number(0..=31).map(|n| Some(n.min(1).to_string())),
-        keys::IF_MARKER | keys::OF_MARKER => Ok(Some(keys::NO.to_owned())),
-        keys::IF_MARK_INT | keys::OF_MARK_INT => Ok(Some(keys::REJECT.to_owned())),
-        keys::INITIATOR_ALIAS | keys::X_NODE_ARCHITECTURE => Ok(None),
-        _ if keys::DEFINED.contains(&key) => Err(bad()),
-        _ => Ok(Some(keys::NOT_UNDERSTOOD.to_owned())),
+        _ => Err(bad(key, value)),
     }
+}
+
+fn bad(key: &str, value: &str) -> Illegal {
+    Illegal(format!("{key}={value}"))
+}
+
+fn number(key: &str, value: &str, range: core::ops::RangeInclusive<u64>) -> Result<u32, Illegal> {
+    text::number_in(value, range).map(|n| n as u32).ok_or_else(|| bad(key, value))
+}
+
+/// The result of a key that takes the smaller number.
+fn least(slot: &mut u32, n: u32, ours: u32) -> Result<Option<String>, Illegal> {
+    *slot = n.min(ours);
+    Ok(Some(slot.to_string()))
 }
 
 fn digest(offered: &str, ours: Digests, on: &mut bool) -> Result<Option<String>, Illegal> {

@@ -13,8 +13,8 @@
 //! let pair = Pair::new(PairConfig::default()).unwrap();
 //! let mut node = pair.node(0, 7);
 //! let id = node.accept(Instant::ZERO, "127.0.0.1:3260".parse().unwrap());
-//! node.handle_received(Instant::ZERO, id, b"not a login request, but 48 bytes of something..");
-//! assert!(node.poll_action().is_some(), "the connection is reset");
+//! node.handle_received(Instant::ZERO, id, &[0; 48]);
+//! assert!(node.poll_action().is_some(), "a ping before the login: the connection is reset");
 //! ```
 
 use crate::base::{Instant, TxQueue};
@@ -66,7 +66,7 @@ impl Node {
         self.next_id += 1;
         Counters::add(&self.core.counters.connections, 1);
         let fate = self.core.faults.accept();
-        let stat_sn = self.core.random.next() as u32;
+        let stat_sn = self.core.random.bits() as u32;
         let mut connection = Connection::new(id, local, stat_sn, fate == Accept::Serve);
         if fate == Accept::Refuse {
             connection.apply_cut(Cut::Reset);

@@ -17,7 +17,7 @@ impl Random {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -26,18 +26,18 @@ impl Random {
 
     /// A number below `bound`; 0 for a bound of 0. The bias of the modulo is of no interest here.
     pub fn below(&mut self, bound: u64) -> u64 {
-        if bound == 0 { 0 } else { self.next() % bound }
+        if bound == 0 { 0 } else { self.bits() % bound }
     }
 
     /// True with probability `rate` (0 to 1).
     pub fn chance(&mut self, rate: f64) -> bool {
-        rate >= 1.0 || ((self.next() >> 11) as f64) < rate * (1u64 << 53) as f64
+        rate >= 1.0 || ((self.bits() >> 11) as f64) < rate * (1u64 << 53) as f64
     }
 
     /// Fills `out`.
     pub fn fill(&mut self, out: &mut [u8]) {
         for chunk in out.chunks_mut(8) {
-            let bytes = self.next().to_le_bytes();
+            let bytes = self.bits().to_le_bytes();
             chunk.copy_from_slice(&bytes[..chunk.len()]);
         }
     }
@@ -50,8 +50,8 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_numbers() {
         let (mut a, mut b) = (Random::new(7), Random::new(7));
-        assert!((0..100).all(|_| a.next() == b.next()));
-        assert_ne!(Random::new(7).next(), Random::new(8).next());
+        assert!((0..100).all(|_| a.bits() == b.bits()));
+        assert_ne!(Random::new(7).bits(), Random::new(8).bits());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::state::{Core, Counters, Held};
 use crate::unit::{Answer, Origin};
 use crate::wire::iscsi::request::ScsiCommand;
 use crate::wire::iscsi::response::{DataIn, ScsiResponse};
-use crate::wire::scsi::cdb::{CdbError, op};
+use crate::wire::scsi::cdb::CdbError;
 use crate::wire::scsi::{Cdb, Data, Sense, SenseKey, Status};
 use smallvec::SmallVec;
 
@@ -152,12 +152,11 @@ impl Connection {
         }
         match end {
             End::Status(status) => {
-                // A command that wanted data in and gives none leaves all of it as residual.
-                let moved = if command.write { command.expected_len } else { 0 };
-                self.respond(core, command, status, None, moved.into(), 0);
+                let moved = wanted(core, command);
+                self.respond(core, command, status, None, moved, 0);
             }
             End::Sense(sense) => {
-                let moved = if command.write { u64::from(command.expected_len) } else { 0 };
+                let moved = wanted(core, command);
                 let status = Status::CheckCondition;
                 self.respond(core, command, status, Some(&sense), moved, 0);
             }
@@ -291,6 +290,15 @@ fn residual(expected: u32, moved: u64) -> (bool, bool, u32) {
     (moved > expected, moved < expected, count)
 }
 
+/// Bytes that a write takes of what was announced; a command that gives no data in has given none.
+fn wanted(core: &Core, command: &ScsiCommand) -> u64 {
+    match Cdb::parse(&command.cdb).map(|cdb| cdb.data(core.unit.block_size())) {
+        Ok(Data::Out(len)) if command.write => len,
+        _ if command.write => command.expected_len.into(),
+        _ => 0,
+    }
+}
+
 /// Executes a command whose session may be gone.
 pub(crate) fn execute(
     core: &mut Core,
@@ -310,12 +318,11 @@ pub(crate) fn execute(
         }
     };
     if !core.unit.is(command.lun) {
-        if luns_zero(command.lun) || command.cdb[0] != op::REPORT_LUNS {
-            return core.unit.execute_nowhere(cdb);
-        }
-        return Answer::Check(Sense::new(SenseKey::IllegalRequest, 0x25, 0x00));
+        return core.unit.execute_nowhere(cdb);
     }
-    if let Data::Out(len) = cdb.data(core.unit.block_size()) {
+    if let Data::Out(len) = cdb.data(core.unit.block_size())
+        && !matches!(cdb, Cdb::WriteSame { .. })
+    {
         // Fewer bytes than the command needs cannot be executed; more are not its own.
         let Some(data) = usize::try_from(len).ok().and_then(|len| data.get(..len)) else {
             return Answer::Check(Sense::invalid_field_in_cdb(0));
@@ -324,10 +331,6 @@ pub(crate) fn execute(
         return core.unit.execute(cdb, data, origin, command.cdb[0]);
     }
     core.unit.execute(cdb, data, origin, command.cdb[0])
-}
-
-fn luns_zero(lun: u64) -> bool {
-    lun == 0
 }
 
 /// Executes a held command whose connection is gone: nobody is told.

@@ -54,8 +54,8 @@ pub(super) fn check_unsolicited(
     if command.read && command.write {
         return Err("a bidirectional command");
     }
-    if (command.read || command.write) != (command.expected_len > 0) {
-        return Err("R and W do not agree with the expected length");
+    if !command.read && !command.write && command.expected_len > 0 {
+        return Err("an expected length without R or W");
     }
     let first_burst = p.first_burst.min(p.max_burst);
     if immediate > 0 {

@@ -1,0 +1,411 @@
+//! The loop of a lane.
+
+use super::mailbox::{Command, CommandError, PathAction};
+use super::sockets::{Index, Socket, Sockets};
+use super::{Device, Lane, log};
+use crate::base::{Duration, Instant, TxQueue};
+use crate::limits;
+use crate::path::Stamp;
+use crate::ring::{Completion, Connect, Ring, SockId, Stage, explain};
+use crate::volume::{Action, Endpoint, Volume};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::Receiver;
+use std::time::SystemTime;
+
+impl Lane {
+    pub(super) fn new(id: u16, ring: Ring, mailbox: Receiver<Command>, log: log::Sink) -> Lane {
+        Lane {
+            id,
+            ring,
+            epoch: std::time::Instant::now(),
+            devices: Vec::new(),
+            mailbox,
+            peers: Vec::new(),
+            sockets: Sockets::default(),
+            paused: Vec::new(),
+            log,
+            draining: None,
+            stopped: false,
+        }
+    }
+
+    fn now(&self) -> Instant {
+        let nanos = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        Instant::from_nanos(nanos)
+    }
+
+    pub(super) fn run(mut self) {
+        let mut completions = Vec::with_capacity(256);
+        let mut now = self.now();
+        while !self.stopped {
+            let wait = self.next_wait(now);
+            self.ring.submit_and_wait(wait, &mut completions);
+            now = self.now();
+            for completion in completions.drain(..) {
+                self.complete(now, completion);
+            }
+            for index in 0..self.devices.len() {
+                let device = &mut self.devices[index];
+                if device.volume.poll_deadline().is_some_and(|at| at <= now) {
+                    device.volume.handle_timeout(now);
+                    device.touched = true;
+                }
+                if self.devices[index].touched {
+                    self.finish(now, index);
+                }
+            }
+            self.check_drained();
+        }
+    }
+
+    /// How long the ring may sleep.
+    fn next_wait(&self, now: Instant) -> Option<Duration> {
+        let next = self.devices.iter().filter_map(|d| d.volume.poll_deadline()).min()?;
+        Some(next - now)
+    }
+
+    fn complete(&mut self, now: Instant, completion: Completion) {
+        if let Completion::Woken = completion {
+            while let Ok(command) = self.mailbox.try_recv() {
+                self.command(now, command);
+            }
+            return;
+        }
+        let sock = sock_of(&completion);
+        let Some(socket) = self.sockets.by_id(sock) else { return };
+        let (index, endpoint) = (socket.device, socket.endpoint);
+        let device = &mut self.devices[index];
+        device.touched = true;
+        if matches!(completion, Completion::Closed { .. }) {
+            device.index.remove(endpoint);
+            self.sockets.remove(sock);
+            device.volume.handle_socket_closed(now, endpoint);
+        } else if !socket.gone || matches!(completion, Completion::Sent { .. }) {
+            deliver(now, device, socket, completion);
+        }
+    }
+
+    /// Lets a touched volume finish its turn and carries out what it asks for.
+    fn finish(&mut self, now: Instant, index: usize) {
+        self.devices[index].touched = false;
+        self.devices[index].volume.finish_turn(now);
+        while let Some(action) = self.devices[index].volume.poll_action() {
+            self.act(now, index, action);
+        }
+        let Device { volume, index: slots, .. } = &mut self.devices[index];
+        let (ring, sockets, paused) = (&mut self.ring, &mut self.sockets, &mut self.paused);
+        volume.poll_transmit(|endpoint, tx| {
+            if let Some(slot) = slots.get(endpoint) {
+                send(ring, sockets.get_mut(slot), tx);
+            }
+        });
+        while let Some(slot) = slots.resend.pop() {
+            let socket = sockets.get_mut(slot);
+            if let Some(tx) = volume.tx(socket.endpoint) {
+                send(ring, socket, tx);
+            }
+            close_when_sent(ring, volume, socket);
+        }
+        for _ in 0..slots.paused.len() {
+            let slot = slots.paused.pop().expect("counted");
+            sockets.get_mut(slot).paused = false;
+            slots.rearm.push(slot);
+        }
+        while let Some(slot) = slots.rearm.pop() {
+            let socket = sockets.get_mut(slot);
+            if socket.gone || socket.receiving || socket.ended || socket.paused {
+                continue;
+            }
+            if volume.wants_input(socket.endpoint) {
+                receive(ring, socket);
+            } else if !socket.closing {
+                socket.paused = true;
+                paused.push(slot);
+            }
+        }
+        slots.paused.append(paused);
+    }
+
+    fn act(&mut self, now: Instant, index: usize, action: Action) {
+        match action {
+            Action::Connect { path, remote, source, interface, timeout } => {
+                let connect = Connect { remote, source, interface, timeout };
+                let endpoint = Endpoint::Path(path);
+                let device = &mut self.devices[index];
+                match self.ring.connect(&connect) {
+                    Ok(sock) => {
+                        let slot = self.sockets.insert(sock, index, endpoint, false);
+                        self.sockets.get_mut(slot).connect = Some(Box::new(connect));
+                        device.index.insert(endpoint, slot);
+                    }
+                    Err(error) => {
+                        let why = explain(&error, Stage::Prepare, &connect).to_string();
+                        device.volume.handle_connect_failed(now, path, &why);
+                        device.volume.handle_socket_closed(now, endpoint);
+                    }
+                }
+            }
+            Action::GiveUp(path) => self.give_up(index, Endpoint::Path(path)),
+            Action::CloseClient { client, abort } => {
+                let endpoint = Endpoint::Client(client);
+                if abort {
+                    self.give_up(index, endpoint);
+                    return;
+                }
+                let Device { volume, index: slots, .. } = &mut self.devices[index];
+                let Some(slot) = slots.get(endpoint) else { return };
+                let socket = self.sockets.get_mut(slot);
+                socket.closing = true;
+                if let Some(tx) = volume.tx(endpoint) {
+                    send(&mut self.ring, socket, tx);
+                }
+                close_when_sent(&mut self.ring, volume, socket);
+            }
+            Action::Log(notice) => self.log.put(self.devices[index].volume.name(), notice),
+            Action::WakeLane(lane) => {
+                let device = self.devices[index].volume.name().to_owned();
+                self.tell(lane, Command::Wake { device });
+            }
+            Action::TargetWasReset(target) => {
+                let device = self.devices[index].volume.name().to_owned();
+                for lane in 0..self.peers.len() as u16 {
+                    let (device, target) = (device.clone(), target.clone());
+                    if lane != self.id {
+                        self.tell(lane, Command::TargetWasReset { device, target });
+                    }
+                }
+            }
+            Action::Drained => self.devices[index].drained = true,
+        }
+    }
+
+    /// Tells another lane something; a lane never waits for another one. A full mailbox only means that
+    /// the other lane is busy, and a busy lane looks at its ranges every turn.
+    fn tell(&mut self, lane: u16, command: Command) {
+        if let Some(mailbox) = self.peers.get(lane as usize) {
+            let _ = mailbox.try_send(command);
+        }
+    }
+
+    fn give_up(&mut self, index: usize, endpoint: Endpoint) {
+        let Some(slot) = self.devices[index].index.get(endpoint) else { return };
+        let socket = self.sockets.get_mut(slot);
+        if !socket.gone {
+            socket.gone = true;
+            self.ring.give_up(socket.id);
+        }
+    }
+
+    fn check_drained(&mut self) {
+        if self.draining.is_some() && self.devices.iter().all(|d| d.drained) {
+            if let Some(reply) = self.draining.take() {
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    fn command(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::AddDevice { spec, shared } => {
+                let entropy = Box::new(|bytes: &mut [u8]| {
+                    getrandom::fill(bytes).expect("the kernel gives random bytes");
+                });
+                let mut volume = Volume::new(now, *spec, self.id, shared, entropy);
+                volume.set_clock(now, wall_clock());
+                let slots = Index::default();
+                self.devices.push(Device { volume, index: slots, touched: true, drained: false });
+            }
+            Command::AddPath { device, path } => {
+                if let Some(index) = self.find(&device) {
+                    let name = path.name.clone();
+                    if let Err(error) = self.devices[index].volume.add_path(now, *path) {
+                        tracing::error!(device, path = name, "not used: {error}");
+                    }
+                    self.devices[index].touched = true;
+                }
+            }
+            Command::Client { device, fd, peer } => self.client(now, &device, fd, &peer),
+            Command::Status { device, reply } => {
+                // The wall clock may have been set since; events are dated by it.
+                let wall = wall_clock();
+                self.devices.iter_mut().for_each(|d| d.volume.set_clock(now, wall));
+                let wanted = |d: &&Device| device.as_ref().is_none_or(|n| n == d.volume.name());
+                let all = self.devices.iter().filter(wanted).map(|d| d.volume.snapshot());
+                let _ = reply.send(all.collect());
+            }
+            Command::SetPolicy { device, policy, weights, prefer, reply } => {
+                let result = self.with_device(&device, |volume| {
+                    volume.set_policy(now, policy, &weights, prefer.as_deref())?;
+                    Ok(volume.policy())
+                });
+                let _ = reply.send(result);
+            }
+            Command::Path { device, path, action, reply } => {
+                let result = self.with_device(&device, |volume| match action {
+                    PathAction::Disable { force } => Ok(volume.disable_path(now, &path, force)?),
+                    PathAction::Enable => Ok(volume.enable_path(now, &path)?),
+                    PathAction::Recheck => Ok(volume.recheck_path(now, &path)?),
+                });
+                let _ = reply.send(result);
+            }
+            Command::Drain { reply } => {
+                self.draining = Some(reply);
+                for device in &mut self.devices {
+                    device.volume.drain(now);
+                    device.touched = true;
+                }
+            }
+            Command::Peers(peers) => self.peers = peers,
+            Command::Wake { device } => {
+                if let Some(index) = self.find(&device) {
+                    self.devices[index].touched = true;
+                }
+            }
+            Command::TargetWasReset { device, target } => {
+                if let Some(index) = self.find(&device) {
+                    self.devices[index].volume.target_was_reset(now, &target);
+                    self.devices[index].touched = true;
+                }
+            }
+            Command::Stop => self.stopped = true,
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.devices.iter().position(|d| d.volume.name() == name)
+    }
+
+    fn with_device<T>(
+        &mut self,
+        name: &str,
+        f: impl FnOnce(&mut Volume) -> Result<T, CommandError>,
+    ) -> Result<T, CommandError> {
+        let Some(index) = self.find(name) else {
+            return Err(CommandError::NoSuchDevice(name.to_owned()));
+        };
+        let device = &mut self.devices[index];
+        device.touched = true;
+        f(&mut device.volume)
+    }
+
+    fn client(&mut self, now: Instant, device: &str, fd: OwnedFd, peer: &str) {
+        let Some(index) = self.find(device) else { return };
+        let device = &mut self.devices[index];
+        device.touched = true;
+        let Some(client) = device.volume.handle_client(now) else {
+            tracing::warn!(
+                device = device.volume.name(),
+                "{peer}: connection closed: {} clients at most, or the daemon is stopping",
+                limits::CLIENTS_PER_EXPORT_MAX
+            );
+            return;
+        };
+        let endpoint = Endpoint::Client(client);
+        match self.ring.adopt(fd, false) {
+            Ok(sock) => {
+                let slot = self.sockets.insert(sock, index, endpoint, true);
+                device.index.insert(endpoint, slot);
+                device.index.rearm.push(slot);
+            }
+            Err(error) => {
+                tracing::warn!(device = device.volume.name(), "{peer}: connection closed: {error}");
+                device.volume.handle_socket_closed(now, endpoint);
+            }
+        }
+    }
+}
+
+fn wall_clock() -> Stamp {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Stamp(since_1970.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+}
+
+/// One completion to its volume.
+fn deliver(now: Instant, device: &mut Device, socket: &mut Socket, completion: Completion) {
+    let Device { volume, index: slots, .. } = device;
+    let endpoint = socket.endpoint;
+    let Some(slot) = slots.get(endpoint) else { return };
+    match completion {
+        Completion::Woken | Completion::Closed { .. } => {}
+        Completion::Connected { local, .. } => {
+            socket.connected = true;
+            slots.rearm.push(slot);
+            if let Endpoint::Path(path) = endpoint {
+                volume.handle_connected(now, path, local);
+            }
+        }
+        Completion::ConnectFailed { error, .. } => {
+            socket.ended = true;
+            let connect = socket.connect.take().expect("a socket that connects knows where to");
+            let why = explain(&error, Stage::Connect, &connect).to_string();
+            if let Endpoint::Path(path) = endpoint {
+                volume.handle_connect_failed(now, path, &why);
+            }
+        }
+        Completion::Received { chunk, .. } => {
+            socket.receiving = false;
+            slots.rearm.push(slot);
+            volume.handle_received(now, endpoint, chunk);
+        }
+        Completion::Eof { .. } => {
+            (socket.receiving, socket.ended) = (false, true);
+            volume.handle_disconnected(now, endpoint, None);
+        }
+        Completion::RecvFailed { error, .. } => {
+            (socket.receiving, socket.ended) = (false, true);
+            volume.handle_disconnected(now, endpoint, Some(&error));
+        }
+        Completion::Sent { segments, .. } => {
+            socket.sending = false;
+            socket.spare = segments;
+            slots.resend.push(slot);
+        }
+        Completion::SendFailed { error, .. } => {
+            (socket.sending, socket.ended) = (false, true);
+            volume.handle_disconnected(now, endpoint, Some(&error));
+        }
+    }
+}
+
+fn sock_of(completion: &Completion) -> SockId {
+    match completion {
+        Completion::Connected { sock, .. }
+        | Completion::ConnectFailed { sock, .. }
+        | Completion::Received { sock, .. }
+        | Completion::Eof { sock }
+        | Completion::RecvFailed { sock, .. }
+        | Completion::Sent { sock, .. }
+        | Completion::SendFailed { sock, .. }
+        | Completion::Closed { sock } => *sock,
+        Completion::Woken => unreachable!("a wake-up is about no socket"),
+    }
+}
+
+fn receive(ring: &mut Ring, socket: &mut Socket) {
+    let max = match socket.endpoint {
+        Endpoint::Path(_) => limits::RECV_ISCSI_MAX,
+        Endpoint::Client(_) => limits::RECV_BUFFER,
+    };
+    socket.receiving = true;
+    ring.recv(socket.id, max);
+}
+
+/// One gathered send, unless one is in flight.
+fn send(ring: &mut Ring, socket: &mut Socket, tx: &mut TxQueue) {
+    if socket.sending || socket.gone || !socket.connected || tx.is_empty() {
+        return;
+    }
+    let mut segments = std::mem::take(&mut socket.spare);
+    tx.take(limits::SEND_SEGMENTS_MAX, &mut segments);
+    socket.sending = true;
+    ring.send(socket.id, segments);
+}
+
+/// A client that has been answered everything is closed in order.
+fn close_when_sent(ring: &mut Ring, volume: &mut Volume, socket: &mut Socket) {
+    let sent = volume.tx(socket.endpoint).is_none_or(|tx| tx.is_empty());
+    if socket.closing && !socket.gone && !socket.sending && sent {
+        socket.gone = true;
+        ring.close(socket.id);
+    }
+}

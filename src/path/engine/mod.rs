@@ -1,0 +1,403 @@
+//! The paths of one device on one lane, and which of them takes the next command.
+//!
+//! Mental model: a table of paths with states; the sets that the choice needs (active, suspect, full,
+//! little trusted) are kept up to date as bits whenever something changes, so that the hot path
+//! ([`Engine::choose`], [`Engine::started`], [`Engine::finished`]) is a few bit operations and no search.
+//!
+//! Grammar: getters; commands (`transition`, `fail`, `set_*`); `handle_timeout(now)`; then `poll_retry`
+//! until it returns `None`, and `poll_deadline` for the next time with its reason.
+//!
+//! Deliberately not here: sessions and what a failure means (volume), write ownership (ledger). What is
+//! said about the device as a whole is in `report`.
+
+mod report;
+#[cfg(test)]
+mod tests;
+
+pub use report::{DeviceHealth, Tally};
+
+use super::backoff::{Backoff, Failure};
+use super::events::{Events, Stamp, WallClock, What};
+use super::failover::Failover;
+use super::health::{Patience, Trust};
+use super::select::{Burst, Selector};
+use super::{Ended, Failback, Op, PathIndex, PathSet, Policy, State};
+use crate::base::{Duration, Instant};
+use crate::limits::PATHS_PER_DEVICE_MAX;
+use crate::stats::IoStats;
+
+/// How an engine starts; policy, failback, weights and preference can be changed later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tuning {
+    /// First policy.
+    pub policy: Policy,
+    /// `failover`'s way back.
+    pub failback: Failback,
+    /// How long a choice may stay on one path within a batch.
+    pub burst: Burst,
+    /// Seed of the back-off's jitter: different for each device, the same in each replay.
+    pub seed: u64,
+}
+
+/// A path as it is added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathInfo {
+    /// `PORTAL:TAIL`.
+    pub name: String,
+    /// For weighted policies; 1 by default.
+    pub weight: u32,
+    /// Administratively preferred.
+    pub preferred: bool,
+    /// Position in the configured order; lower serves first in `failover`.
+    pub order: u32,
+}
+
+/// A device has no room for another path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a device has at most {PATHS_PER_DEVICE_MAX} paths")]
+pub struct TooManyPaths;
+
+/// Why [`Engine::poll_deadline`] wants to be woken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deadline {
+    /// A failed path is due for a reconnect: [`Engine::poll_retry`].
+    Retry(PathIndex),
+    /// `failover` may go back to a better path: [`Engine::handle_timeout`].
+    Failback,
+}
+
+#[derive(Debug)]
+struct Path {
+    info: PathInfo,
+    state: State,
+    since: Instant,
+    reason: String,
+    backoff: Backoff,
+    retry_at: Option<Instant>,
+    patience: Patience,
+    stats: IoStats,
+    failures: u64,
+    last_failure: String,
+}
+
+/// The path engine of one device on one lane.
+#[derive(Debug)]
+pub struct Engine {
+    policy: Policy,
+    seed: u64,
+    paths: Vec<Path>,
+    active: PathSet,
+    suspect: PathSet,
+    /// Paths whose session has no room for another command.
+    full: PathSet,
+    trust: Trust,
+    selector: Selector,
+    failover: Failover,
+    /// Since when no path is usable.
+    down_since: Option<Instant>,
+    events: Events,
+    clock: WallClock,
+}
+
+impl Engine {
+    /// A device without paths.
+    #[must_use]
+    pub fn new(now: Instant, tuning: Tuning) -> Engine {
+        Engine {
+            policy: tuning.policy,
+            seed: tuning.seed,
+            paths: Vec::with_capacity(PATHS_PER_DEVICE_MAX),
+            active: PathSet::EMPTY,
+            suspect: PathSet::EMPTY,
+            full: PathSet::EMPTY,
+            trust: Trust::new(),
+            selector: Selector::new(tuning.burst),
+            failover: Failover::new(tuning.failback),
+            down_since: Some(now),
+            events: Events::new(),
+            clock: WallClock::default(),
+        }
+    }
+
+    /// Adds a path, `connecting`.
+    ///
+    /// # Errors
+    /// When the device has all the paths that it can have.
+    pub fn add_path(&mut self, now: Instant, info: PathInfo) -> Result<PathIndex, TooManyPaths> {
+        let index = self.paths.len();
+        if index >= PATHS_PER_DEVICE_MAX {
+            return Err(TooManyPaths);
+        }
+        let path = PathIndex::new(index);
+        self.failover.set_rank(path, info.preferred, info.order);
+        self.paths.push(Path {
+            info,
+            state: State::Connecting,
+            since: now,
+            reason: String::new(),
+            backoff: Backoff::new(self.seed ^ ((index as u64) << 56)),
+            retry_at: None,
+            patience: Patience::new(),
+            stats: IoStats::new(),
+            failures: 0,
+            last_failure: String::new(),
+        });
+        Ok(path)
+    }
+
+    // The hot path.
+
+    /// What one receive brought in follows: the next choice begins a new burst.
+    pub fn begin_batch(&mut self) {
+        self.selector.begin_batch();
+    }
+
+    /// The path for the next command of `bytes` bytes: usable, with room, and not in `exclude`. `None`:
+    /// it has to wait, for room if [`usable`](Engine::usable) minus `exclude` has paths, else for a path.
+    ///
+    /// The choice counts as used: follow it by [`started`](Engine::started).
+    pub fn choose(&mut self, op: Op, bytes: u32, exclude: PathSet) -> Option<PathIndex> {
+        self.choose_among(op, bytes, self.usable().minus(exclude))
+    }
+
+    /// The same among `candidates`, whatever their state: for a retry that may use suspect paths although
+    /// active ones are there.
+    pub fn choose_among(&mut self, op: Op, bytes: u32, candidates: PathSet) -> Option<PathIndex> {
+        let candidates = candidates.minus(self.trust.avoid(op)).or_else(candidates);
+        match self.policy {
+            Policy::Failover => {
+                let serving = self.failover.serving().filter(|path| candidates.contains(*path));
+                // One path at a time: a full one is waited for.
+                let path = serving.or_else(|| self.failover.best(candidates))?;
+                (!self.full.contains(path)).then_some(path)
+            }
+            policy @ (Policy::RoundRobin | Policy::LeastQueueDepth) => {
+                self.selector.choose(policy, bytes, candidates.minus(self.full))
+            }
+        }
+    }
+
+    /// A command was given to the path's session.
+    pub fn started(&mut self, path: PathIndex, op: Op) {
+        assert!(path.get() < self.paths.len(), "path {path} does not exist");
+        self.selector.started(path);
+        self.trust.started(path, op);
+    }
+
+    /// A command that was started ended after `latency`.
+    pub fn finished(
+        &mut self,
+        path: PathIndex,
+        op: Op,
+        bytes: u32,
+        latency: Duration,
+        ended: Ended,
+    ) {
+        self.selector.finished(path);
+        let entry = &mut self.paths[path.get()];
+        self.trust.finished(path, op, ended, entry.state == State::Suspect);
+        entry.stats.record(op, bytes, latency, ended);
+        if ended != Ended::Lost && op != Op::Other {
+            entry.patience.record(latency);
+        }
+    }
+
+    /// Whether the path's session has room for another command. Paths begin with room.
+    pub fn set_full(&mut self, path: PathIndex, full: bool) {
+        self.full.set(path, full);
+    }
+
+    /// The paths that carry I/O: the active ones; if there is none, the suspect ones.
+    #[must_use]
+    pub fn usable(&self) -> PathSet {
+        self.active.or_else(self.suspect)
+    }
+
+    // States.
+
+    /// Moves a path to another state.
+    ///
+    /// # Panics
+    /// When `to` may not follow the present state: the caller's bug.
+    pub fn transition(&mut self, now: Instant, path: PathIndex, to: State, why: &str) {
+        if to == State::Failed {
+            self.fail(now, path, Failure::Transient, Duration::ZERO, why);
+        } else {
+            self.go(now, path, to, why);
+        }
+    }
+
+    /// Moves a path to `failed` and says when it will be tried again: a session was lost, or could not be
+    /// had. `time2wait` is the target's (RFC 7143 section 13.15).
+    ///
+    /// # Panics
+    /// When the path may not fail now: the caller's bug.
+    pub fn fail(
+        &mut self,
+        now: Instant,
+        path: PathIndex,
+        how: Failure,
+        time2wait: Duration,
+        why: &str,
+    ) -> Instant {
+        self.go(now, path, State::Failed, why);
+        let entry = &mut self.paths[path.get()];
+        entry.failures += 1;
+        why.clone_into(&mut entry.last_failure);
+        let retry_at = entry.backoff.failed(now, how, time2wait);
+        entry.retry_at = Some(retry_at);
+        retry_at
+    }
+
+    fn go(&mut self, now: Instant, path: PathIndex, to: State, why: &str) {
+        let entry = &mut self.paths[path.get()];
+        let from = entry.state;
+        assert!(
+            from.may_become(to),
+            "path {path} ({}) cannot go from {from} to {to}: {why}",
+            entry.info.name
+        );
+        (entry.state, entry.since) = (to, now);
+        why.clone_into(&mut entry.reason);
+        entry.retry_at = None;
+        if to == State::Active {
+            entry.backoff.up(now);
+        }
+        if to == State::Connecting {
+            entry.patience.reset();
+            if from != State::Failed {
+                // An administrator's word (enable, recheck), not the next try.
+                entry.backoff.reset();
+            }
+        }
+        match (from, to) {
+            (State::Suspect, State::Active) => self.trust.recovered(path),
+            _ => self.trust.clear(path),
+        }
+        // A retry is no news; what becomes of it is.
+        if (from, to) != (State::Failed, State::Connecting) {
+            self.events.push(self.clock.stamp(now), Some(path), What::State(to), why);
+        }
+        self.states_changed(now, path, to);
+    }
+
+    fn states_changed(&mut self, now: Instant, path: PathIndex, to: State) {
+        let before = (self.active, self.suspect);
+        self.active.set(path, to == State::Active);
+        self.suspect.set(path, to == State::Suspect);
+        if (self.active, self.suspect) == before {
+            return;
+        }
+        if !to.carries_io() {
+            self.full.remove(path);
+        }
+        let switched = self.failover.states(now, self.active, self.suspect);
+        self.note_switch(now, switched);
+        self.selector.restart();
+        self.down_since = match self.usable().is_empty() {
+            true => self.down_since.or(Some(now)),
+            false => None,
+        };
+        assert_eq!(self.down_since.is_some(), self.usable().is_empty(), "down and usable at once");
+    }
+
+    fn note_switch(&mut self, now: Instant, switched: bool) {
+        let serving = self.failover.serving();
+        if switched && self.policy == Policy::Failover && serving.is_some() {
+            self.events.push(
+                self.clock.stamp(now),
+                serving,
+                What::Switched,
+                "failover: serves now",
+            );
+        }
+    }
+
+    /// Changes the reason that `status` shows, without a change of state.
+    pub fn set_reason(&mut self, path: PathIndex, why: &str) {
+        why.clone_into(&mut self.paths[path.get()].reason);
+    }
+
+    /// Tries a failed path at once, its back-off forgotten: an administrator asked for it.
+    pub fn retry_now(&mut self, now: Instant, path: PathIndex) {
+        let entry = &mut self.paths[path.get()];
+        if entry.state == State::Failed {
+            entry.backoff.reset();
+            entry.retry_at = Some(now);
+        }
+    }
+
+    // Settings.
+
+    /// Changes the policy; commands in flight stay where they are.
+    pub fn set_policy(&mut self, now: Instant, policy: Policy) {
+        if policy == self.policy {
+            return;
+        }
+        let why = format!("{} -> {policy}", self.policy);
+        self.policy = policy;
+        self.selector.restart();
+        self.failover.go_to_best(now);
+        self.events.push(self.clock.stamp(now), None, What::Policy(policy), &why);
+    }
+
+    /// Changes `failover`'s way back.
+    pub fn set_failback(&mut self, now: Instant, failback: Failback) {
+        let switched = self.failover.set_failback(now, failback);
+        self.note_switch(now, switched);
+    }
+
+    /// Prefers this path and no other, or none; `failover` goes there at once if it can.
+    pub fn set_prefer(&mut self, now: Instant, preferred: Option<PathIndex>) {
+        for (index, entry) in self.paths.iter_mut().enumerate() {
+            let path = PathIndex::new(index);
+            entry.info.preferred = preferred == Some(path);
+            self.failover.set_rank(path, entry.info.preferred, entry.info.order);
+        }
+        let switched = self.failover.go_to_best(now);
+        self.note_switch(now, switched);
+    }
+
+    /// Changes the weight of a path, for weighted policies.
+    pub fn set_weight(&mut self, path: PathIndex, weight: u32) {
+        self.paths[path.get()].info.weight = weight;
+    }
+
+    /// Sets the pair of clock readings that events are dated by.
+    pub fn set_clock(&mut self, now: Instant, wall: Stamp) {
+        self.clock = WallClock::new(now, wall);
+    }
+
+    /// Adds an event that is not a change of state.
+    pub fn note(&mut self, now: Instant, path: Option<PathIndex>, what: &'static str, why: &str) {
+        self.events.push(self.clock.stamp(now), path, What::Other(what), why);
+    }
+
+    // Time.
+
+    /// Does what is due: `failover` goes back.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let switched = self.failover.update(now);
+        self.note_switch(now, switched);
+    }
+
+    /// The next failed path that is due for a reconnect; the caller makes it `connecting`.
+    pub fn poll_retry(&mut self, now: Instant) -> Option<PathIndex> {
+        let due = |entry: &Path| entry.retry_at.is_some_and(|at| at <= now);
+        let index = self.paths.iter().position(due)?;
+        let entry = &mut self.paths[index];
+        assert_eq!(entry.state, State::Failed, "only a failed path is tried again");
+        entry.retry_at = None;
+        Some(PathIndex::new(index))
+    }
+
+    /// When to come back, and for what.
+    #[must_use]
+    pub fn poll_deadline(&self) -> Option<(Instant, Deadline)> {
+        let retries = self.paths.iter().enumerate().filter_map(|(index, entry)| {
+            entry.retry_at.map(|at| (at, Deadline::Retry(PathIndex::new(index))))
+        });
+        let failback = self.failover.deadline().map(|at| (at, Deadline::Failback));
+        retries.chain(failback).min_by_key(|(at, _)| *at)
+    }
+}

@@ -1,0 +1,297 @@
+//! What an administrator sees and does: snapshots, policy, paths in and out, drain.
+
+use super::link::{self, Phase};
+use super::{Action, Draining, Level, Volume, clients};
+use crate::base::Instant;
+use crate::path::{Events, LedgerCounters, PathIndex, Policy, State};
+use crate::session::Negotiated;
+use crate::stats::IoStats;
+use std::net::SocketAddr;
+
+/// One path as `status` shows it, before it is turned into the fixed JSON names.
+pub struct PathSnapshot {
+    /// `PORTAL:TAIL`.
+    pub name: String,
+    /// Where it goes.
+    pub portal: SocketAddr,
+    /// Local address in use, else the configured one.
+    pub source: Option<std::net::IpAddr>,
+    /// Target name.
+    pub target: String,
+    /// The 8-byte LUN field.
+    pub lun: u64,
+    /// Path state.
+    pub state: State,
+    /// Why it is in that state, when that is not plain.
+    pub reason: String,
+    /// Weight.
+    pub weight: u32,
+    /// Administratively preferred.
+    pub preferred: bool,
+    /// Counters and latency.
+    pub stats: IoStats,
+    /// Commands in flight.
+    pub in_flight: u32,
+    /// How often it has failed, and why the last time.
+    pub failures: u64,
+    /// The last failure's text.
+    pub last_failure: String,
+    /// Initiator session id.
+    pub isid: [u8; 6],
+    /// What login agreed on, while logged in.
+    pub negotiated: Option<Negotiated>,
+}
+
+/// One device on one lane.
+pub struct Snapshot {
+    /// Device name.
+    pub name: String,
+    /// The unit, once known.
+    pub unit: Option<std::sync::Arc<crate::path::identity::LogicalUnit>>,
+    /// Whether commands are answered with errors for want of a path.
+    pub failing: bool,
+    /// Policy in force.
+    pub policy: Policy,
+    /// Clients in transmission.
+    pub clients: usize,
+    /// Never written.
+    pub read_only: bool,
+    /// Requests that wait for their range.
+    pub held: usize,
+    /// The ledger's numbers; shared by the lanes of the device.
+    pub fences: LedgerCounters,
+    /// Requests of clients.
+    pub stats: IoStats,
+    /// Paths in configured order.
+    pub paths: Vec<PathSnapshot>,
+    /// Last events.
+    pub events: Events,
+}
+
+/// Why an administrator's wish was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AdminError {
+    /// No such path.
+    #[error("device {device} has no path {path}; it has {known}")]
+    NoSuchPath {
+        /// Device.
+        device: String,
+        /// What was asked for.
+        path: String,
+        /// What there is.
+        known: String,
+    },
+    /// The last usable path is only taken out by force.
+    #[error("{path} is the last usable path of {device}: disabling it stops all I/O; try: --force")]
+    LastPath {
+        /// Device.
+        device: String,
+        /// The path.
+        path: String,
+    },
+}
+
+impl Volume {
+    /// The path's index by name.
+    ///
+    /// # Errors
+    /// [`AdminError::NoSuchPath`], naming those there are.
+    pub fn find_path(&self, name: &str) -> Result<PathIndex, AdminError> {
+        let found = self.links.iter().find(|l| l.spec.name == name).map(|l| l.index);
+        found.ok_or_else(|| AdminError::NoSuchPath {
+            device: self.spec.name.clone(),
+            path: name.to_owned(),
+            known: match self.links.is_empty() {
+                true => "none yet".to_owned(),
+                false => {
+                    self.links.iter().map(|l| l.spec.name.as_str()).collect::<Vec<_>>().join(", ")
+                }
+            },
+        })
+    }
+
+    /// Changes policy, weights and preference under load.
+    ///
+    /// # Errors
+    /// [`AdminError::NoSuchPath`]; nothing is changed then.
+    pub fn set_policy(
+        &mut self,
+        now: Instant,
+        policy: Option<Policy>,
+        weights: &[(String, u32)],
+        prefer: Option<&str>,
+    ) -> Result<(), AdminError> {
+        let mut found = Vec::with_capacity(weights.len());
+        for (name, weight) in weights {
+            found.push((self.find_path(name)?, *weight));
+        }
+        let prefer = prefer.map(|name| self.find_path(name)).transpose()?;
+        for (path, weight) in found {
+            self.engine.set_weight(path, weight);
+            self.links[path.get()].spec.weight = weight;
+        }
+        if let Some(path) = prefer {
+            self.engine.set_prefer(now, Some(path));
+        }
+        if let Some(policy) = policy {
+            self.engine.set_policy(now, policy);
+            self.spec.policy = policy;
+            self.notice(now, Level::Info, None, "policy", &format!("now {policy}"));
+        }
+        Ok(())
+    }
+
+    /// The policy in force.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        self.engine.policy()
+    }
+
+    /// Takes a path out: nothing new is given to it, what is in flight is finished.
+    ///
+    /// # Errors
+    /// No such path, or the last usable one without `force`.
+    pub fn disable_path(
+        &mut self,
+        now: Instant,
+        name: &str,
+        force: bool,
+    ) -> Result<(), AdminError> {
+        let path = self.find_path(name)?;
+        let usable = self.engine.usable();
+        if usable.contains(path) && usable.len() == 1 && !force {
+            return Err(AdminError::LastPath {
+                device: self.spec.name.clone(),
+                path: name.to_owned(),
+            });
+        }
+        link::disable(self, now, path);
+        Ok(())
+    }
+
+    /// Puts a path back.
+    ///
+    /// # Errors
+    /// No such path.
+    pub fn enable_path(&mut self, now: Instant, name: &str) -> Result<(), AdminError> {
+        let path = self.find_path(name)?;
+        if self.engine.state(path) == State::Disabled {
+            link::enable(self, now, path);
+        }
+        Ok(())
+    }
+
+    /// Reads a path's identity again, or tries a failed one at once.
+    ///
+    /// # Errors
+    /// No such path.
+    pub fn recheck_path(&mut self, now: Instant, name: &str) -> Result<(), AdminError> {
+        let path = self.find_path(name)?;
+        link::recheck_now(self, now, path);
+        Ok(())
+    }
+
+    /// The other lane's LOGICAL UNIT RESET has ended our commands on that target.
+    pub fn target_was_reset(&mut self, now: Instant, target: &str) {
+        super::fencing::abort_all_on(self, now, target, None);
+    }
+
+    /// Ends the service: no new requests, what is in flight is finished, caches are flushed, sessions log
+    /// out; answered by [`Action::Drained`], at the latest after `shutdown_timeout`.
+    pub fn drain(&mut self, now: Instant) {
+        if self.draining.is_some() {
+            return;
+        }
+        let deadline = now + self.spec.tunables.shutdown_timeout;
+        self.draining =
+            Some(Draining { deadline, flushed: false, logged_out: false, reported: false });
+        clients::begin_shutdown(self, now);
+    }
+
+    pub(super) fn advance_drain(&mut self, now: Instant) {
+        self.check_drain(now);
+        let Some(draining) = &mut self.draining else { return };
+        if now >= draining.deadline && !draining.reported {
+            draining.reported = true;
+            let left = self.requests.len();
+            if left > 0 {
+                let why = format!("{left} requests were still open at the end of shutdown_timeout");
+                self.notice(now, Level::Warn, None, "shutdown", &why);
+            }
+            self.actions.push_back(Action::Drained);
+        }
+    }
+
+    /// In flight → flush → log out → done.
+    pub(super) fn check_drain(&mut self, now: Instant) {
+        for index in 0..self.links.len() {
+            let path = self.links[index].index;
+            if self.links[index].disabling {
+                link::log_out_if_idle(self, now, path);
+            }
+        }
+        let Some(draining) = &mut self.draining else { return };
+        if draining.reported || self.requests.len() > 0 {
+            return;
+        }
+        if !draining.flushed {
+            draining.flushed = true;
+            super::flush::final_flush(self, now);
+            if self.requests.len() > 0 {
+                return;
+            }
+        }
+        let draining = self.draining.as_mut().expect("it was just there");
+        if !draining.logged_out {
+            draining.logged_out = true;
+            for index in 0..self.links.len() {
+                let path = self.links[index].index;
+                link::stop(self, now, path);
+            }
+        }
+        let quiet = |phase: &Phase| matches!(phase, Phase::Waiting | Phase::Disabled);
+        if self.links.iter().all(|l| quiet(&l.phase)) {
+            self.draining.as_mut().expect("it was just there").reported = true;
+            self.actions.push_back(Action::Drained);
+        }
+    }
+
+    /// Everything that `status` shows of this lane.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            name: self.spec.name.clone(),
+            unit: self.unit.clone(),
+            failing: self.no_path_reported,
+            policy: self.engine.policy(),
+            clients: self.clients.iter().filter(|(_, c)| c.open).count(),
+            read_only: self.spec.read_only || self.unit.as_ref().is_some_and(|u| u.read_only()),
+            held: self.held,
+            fences: self.shared.ledger().counters(),
+            stats: self.counters.clone(),
+            paths: self.links.iter().map(|l| self.path_snapshot(l)).collect(),
+            events: self.engine.events().clone(),
+        }
+    }
+
+    fn path_snapshot(&self, link: &link::Link) -> PathSnapshot {
+        let session = link.session_ref();
+        PathSnapshot {
+            name: link.spec.name.clone(),
+            portal: link.spec.portal,
+            source: link.local.map(|l| l.ip()).or(link.spec.source),
+            target: link.spec.target.clone(),
+            lun: link.spec.lun,
+            state: self.engine.state(link.index),
+            reason: self.engine.reason(link.index).to_owned(),
+            weight: link.spec.weight,
+            preferred: self.engine.info(link.index).preferred,
+            stats: self.engine.stats(link.index).clone(),
+            in_flight: self.engine.in_flight(link.index),
+            failures: self.engine.failures(link.index),
+            last_failure: self.engine.last_failure(link.index).to_owned(),
+            isid: link.spec.isid,
+            negotiated: session.and_then(|s| s.negotiated().cloned()),
+        }
+    }
+}

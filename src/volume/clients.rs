@@ -1,0 +1,315 @@
+//! The NBD side of a volume: connections, opening the export, and requests on their way in and out.
+
+use super::request::{self, Asker, Request, Stage, Verb};
+use super::table::Key;
+use super::{Action, Level, Volume, block_ops, transfer};
+use crate::base::{Duration, Instant, Payload};
+use crate::export::{Catalog, Connection, Event, ExportInfo, Handle, Kind, OpenError, Reply};
+use crate::limits;
+use crate::path::identity::LogicalUnit;
+use crate::wire::nbd::NbdError;
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+/// A client connection of this volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClientId(Key);
+
+impl ClientId {
+    /// A small number for tables of the driver; used again when the client has gone.
+    #[must_use]
+    pub const fn slot(self) -> usize {
+        self.0.slot()
+    }
+}
+
+impl From<ClientId> for Key {
+    fn from(id: ClientId) -> Key {
+        id.0
+    }
+}
+
+pub(super) struct Client {
+    pub(super) connection: Connection,
+    /// Has bytes to send that the driver has not been told of.
+    pub(super) dirty: bool,
+    /// Since when an open waits for the unit to become known.
+    opening: Option<Instant>,
+    /// In transmission: counted in `status`.
+    pub(super) open: bool,
+    closing: bool,
+}
+
+/// How long a client's GO is held while the unit is not known yet (a daemon that has just started).
+const OPEN_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Held writes beyond this stop the intake: they never take more than half of the slots.
+const HELD_MAX: usize = limits::REQUESTS_PER_LANE_MAX / 2;
+
+/// The list of exports that a client of this device sees.
+pub(super) fn catalog(name: &str) -> Catalog {
+    Catalog::single(name, "multipath iSCSI device")
+}
+
+pub(super) fn accept(v: &mut Volume, now: Instant) -> Option<ClientId> {
+    if v.clients.len() >= limits::CLIENTS_PER_EXPORT_MAX || v.draining.is_some() {
+        return None;
+    }
+    let connection = Connection::new(now, v.catalog.clone());
+    let client = Client { connection, dirty: false, opening: None, open: false, closing: false };
+    let id = ClientId(v.clients.insert(client));
+    v.mark_client(id);
+    Some(id)
+}
+
+/// Whether more may be read from the client: slots, held writes and payload memory are finite, and the
+/// client waits in its socket instead of in our memory.
+pub(super) fn wants_input(v: &Volume, id: ClientId) -> bool {
+    let Some(client) = v.clients.get(id.into()) else { return false };
+    !client.closing
+        && v.requests.len() < limits::REQUESTS_PER_LANE_MAX
+        && v.held < HELD_MAX
+        && client.connection.wants_input()
+}
+
+pub(super) fn received(v: &mut Volume, now: Instant, id: ClientId, chunk: Bytes) {
+    let Some(client) = v.clients.get_mut(id.into()) else { return };
+    client.connection.handle_received(now, chunk);
+    events(v, now, id);
+}
+
+pub(super) fn disconnected(
+    v: &mut Volume,
+    now: Instant,
+    id: ClientId,
+    error: Option<&std::io::Error>,
+) {
+    let Some(client) = v.clients.get_mut(id.into()) else { return };
+    match error {
+        None => client.connection.handle_eof(now),
+        Some(_) => {
+            close(v, now, id, true);
+            return;
+        }
+    }
+    events(v, now, id);
+}
+
+/// The driver has let go of the socket.
+pub(super) fn socket_closed(v: &mut Volume, now: Instant, id: ClientId) {
+    orphan_requests(v, now, id);
+    v.clients.remove(id.into());
+}
+
+pub(super) fn timeouts(v: &mut Volume, now: Instant) {
+    let mut due: SmallVec<[ClientId; 8]> = SmallVec::new();
+    for (key, client) in v.clients.iter() {
+        let handshake = client.connection.poll_deadline().is_some_and(|at| at <= now);
+        let open = client.opening.is_some_and(|since| now - since >= OPEN_WAIT_MAX);
+        if handshake || open {
+            due.push(ClientId(key));
+        }
+    }
+    for id in due {
+        let Some(client) = v.clients.get_mut(id.into()) else { continue };
+        client.connection.handle_timeout(now);
+        if client.opening.is_some_and(|since| now - since >= OPEN_WAIT_MAX) {
+            client.opening = None;
+            client.connection.open(now, Err(OpenError::Unavailable));
+            v.mark_client(id);
+        }
+        events(v, now, id);
+    }
+}
+
+/// Whether a client waits for the unit: then time has to be watched.
+pub(super) fn any_waits_for_open(v: &Volume) -> bool {
+    v.clients.iter().any(|(_, c)| c.opening.is_some())
+}
+
+/// The unit has become known (or its fate has): clients that wait for it are answered.
+pub(super) fn answer_open(v: &mut Volume, now: Instant) {
+    let waiting: SmallVec<[ClientId; 8]> =
+        v.clients.iter().filter(|(_, c)| c.opening.is_some()).map(|(k, _)| ClientId(k)).collect();
+    for id in waiting {
+        open(v, now, id);
+        events(v, now, id);
+    }
+}
+
+fn events(v: &mut Volume, now: Instant, id: ClientId) {
+    loop {
+        let Some(client) = v.clients.get_mut(id.into()) else { return };
+        match client.connection.poll_event() {
+            Some(Event::Open { .. }) => open(v, now, id),
+            Some(Event::Request(request)) => accept_request(v, now, id, request),
+            Some(Event::Closed(_)) => close(v, now, id, false),
+            None => break,
+        }
+    }
+    v.mark_client(id);
+    finish_if_done(v, now, id);
+}
+
+fn finish_if_done(v: &mut Volume, now: Instant, id: ClientId) {
+    let Some(client) = v.clients.get_mut(id.into()) else { return };
+    if !client.closing && client.connection.is_finished() {
+        close(v, now, id, false);
+    }
+}
+
+fn close(v: &mut Volume, now: Instant, id: ClientId, abort: bool) {
+    let Some(client) = v.clients.get_mut(id.into()) else { return };
+    if client.closing {
+        return;
+    }
+    client.closing = true;
+    v.actions.push_back(Action::CloseClient { client: id, abort });
+    orphan_requests(v, now, id);
+}
+
+/// Requests of a client that has gone: what was not sent yet is dropped, what is in flight keeps its range
+/// until it has been answered, so that the client cannot be overtaken by its own past when it returns.
+fn orphan_requests(v: &mut Volume, now: Instant, id: ClientId) {
+    let is_mine = |r: &Request| matches!(r.asker, Asker::Client(client, _) if client == id);
+    let mine: SmallVec<[Key; 16]> =
+        v.requests.iter().filter(|(_, r)| is_mine(r)).map(|(key, _)| key).collect();
+    for key in mine {
+        let Some(request) = v.requests.get_mut(key) else { continue };
+        request.asker = Asker::Gone;
+        if request.stage != Stage::Held {
+            request::advance(v, now, key);
+            continue;
+        }
+        if let Some(ticket) = request.ticket {
+            v.shared.abandon(ticket);
+            v.held = v.held.checked_sub(1).expect("a held request was counted");
+            request::wake_lanes(v);
+        }
+        v.requests.remove(key);
+    }
+}
+
+fn open(v: &mut Volume, now: Instant, id: ClientId) {
+    let info = v.unit.as_deref().map(|unit| export_info(v, unit));
+    let Some(client) = v.clients.get_mut(id.into()) else { return };
+    match info {
+        Some(info) => {
+            client.opening = None;
+            client.open = true;
+            client.connection.open(now, Ok(info));
+        }
+        None => {
+            client.opening.get_or_insert(now);
+        }
+    }
+    v.mark_client(id);
+}
+
+/// What the client is told about the device.
+fn export_info(v: &Volume, unit: &LogicalUnit) -> ExportInfo {
+    let block = unit.block_size();
+    ExportInfo {
+        size: unit.size_bytes(),
+        block_size: block,
+        preferred: unit.preferred_block_size(),
+        max_payload: limits::NBD_PAYLOAD_MAX,
+        read_only: v.spec.read_only || unit.read_only(),
+        rotational: unit.rotational(),
+        trim: unit.can_unmap(),
+        write_zeroes: true,
+        fast_zero: true,
+        cache: true,
+        multi_conn: true,
+    }
+}
+
+fn accept_request(v: &mut Volume, now: Instant, id: ClientId, incoming: crate::export::Request) {
+    let Some(unit) = v.unit.clone() else {
+        reply(v, id, incoming.handle, Err(NbdError::Io));
+        return;
+    };
+    let (offset, len) = (incoming.offset, u64::from(incoming.len));
+    let handle = incoming.handle;
+    let (mut first, mut end) = transfer::blocks(&unit, offset, len);
+    let mut data = Payload::new();
+    let verb = match incoming.kind {
+        Kind::Read { .. } => Verb::Read,
+        Kind::Write(payload) => {
+            data = payload;
+            Verb::Write
+        }
+        Kind::Flush => Verb::Flush,
+        Kind::Cache => return reply(v, id, handle, Ok(Reply::Done)),
+        Kind::Trim => {
+            let Some(range) = block_ops::trim_range(v, offset, len) else {
+                return reply(v, id, handle, Ok(Reply::Done));
+            };
+            (first, end) = range;
+            Verb::Trim
+        }
+        Kind::WriteZeroes { no_hole, fast } => {
+            let size = u64::from(unit.block_size());
+            let aligned = offset % size == 0 && len % size == 0;
+            let verb = block_ops::zero_verb(v, no_hole, fast);
+            if fast && !(aligned && block_ops::zero_is_fast(verb)) {
+                return reply(v, id, handle, Err(NbdError::NotSupported));
+            }
+            if aligned {
+                verb
+            } else {
+                data = block_ops::zeros(incoming.len as usize);
+                Verb::Write
+            }
+        }
+        Kind::BlockStatus { .. } => {
+            if !(unit.can_report_provisioning() && v.shared.lba_status_enabled()) {
+                return reply(v, id, handle, Ok(Reply::Extents(Vec::new())));
+            }
+            Verb::Status
+        }
+    };
+    let mut request = Request::new(Asker::Client(id, handle), verb, now);
+    (request.offset, request.len, request.fua) = (offset, len, incoming.fua);
+    (request.first, request.cursor, request.end) = (first, first, end);
+    request.data = data;
+    request::begin(v, now, request);
+}
+
+/// Answers a request.
+pub(super) fn reply(v: &mut Volume, id: ClientId, handle: Handle, result: Result<Reply, NbdError>) {
+    let Some(client) = v.clients.get_mut(id.into()) else { return };
+    client.connection.reply(handle, result);
+    v.mark_client(id);
+    if v.clients.get(id.into()).is_some_and(|c| !c.closing && c.connection.is_finished()) {
+        // The last answer to a client that has said goodbye: the socket closes when it has been sent.
+        let client = v.clients.get_mut(id.into()).expect("it was just there");
+        client.closing = true;
+        v.actions.push_back(Action::CloseClient { client: id, abort: false });
+    }
+}
+
+/// No unit will show itself in time: clients that wait for it are told so.
+pub(super) fn refuse_waiting(v: &mut Volume, now: Instant) {
+    let waiting: SmallVec<[ClientId; 8]> =
+        v.clients.iter().filter(|(_, c)| c.opening.is_some()).map(|(k, _)| ClientId(k)).collect();
+    for id in waiting {
+        let Some(client) = v.clients.get_mut(id.into()) else { continue };
+        client.opening = None;
+        client.connection.open(now, Err(OpenError::Unavailable));
+        let why = "no path has shown the logical unit yet; try: mpio status";
+        v.notice(now, Level::Warn, None, "client refused", why);
+        v.mark_client(id);
+        events(v, now, id);
+    }
+}
+
+/// Tells every client that the service ends: no new requests, what is in flight is finished.
+pub(super) fn begin_shutdown(v: &mut Volume, now: Instant) {
+    let all: SmallVec<[ClientId; 16]> = v.clients.iter().map(|(k, _)| ClientId(k)).collect();
+    for id in all {
+        let Some(client) = v.clients.get_mut(id.into()) else { continue };
+        client.connection.begin_shutdown(now);
+        events(v, now, id);
+    }
+}

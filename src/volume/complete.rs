@@ -1,0 +1,270 @@
+//! What happens when a command comes back, or does not: the verdict's side of the life of a part.
+
+use super::request::{self, PartId, PartVerb, Verb};
+use super::table::Key;
+use super::{Level, Volume, fencing, link};
+use crate::base::{Duration, Instant, Payload};
+use crate::path::verdict::{
+    self, Actions, Context, Decision, Failure, Outcome, TRANSITION_DEFAULT, Verdict,
+};
+use crate::path::{CommandClass, Ended, PathIndex, PathSet, command_timeout};
+use crate::session::Completion;
+use crate::wire::nbd::NbdError;
+use crate::wire::scsi::SenseKey;
+
+/// A session answered a command.
+pub(super) fn done(
+    v: &mut Volume,
+    now: Instant,
+    path: PathIndex,
+    token: u64,
+    completion: Completion,
+) {
+    let id = Key::from_token(token);
+    let Some((verb, bytes, started)) = land(v, id, path) else { return };
+    let short = verb == PartVerb::Read && completion.data.len() != bytes as usize;
+    let Completion { response, status, sense, data, .. } = completion;
+    let outcome = Outcome::new(response, status, sense.as_deref(), short);
+    let good = outcome == Outcome::GOOD;
+    let ended = if good { Ended::Good } else { Ended::Error };
+    v.engine.finished(path, verb.op(), bytes, now - started, ended);
+    if good {
+        good_answer(v, now, id, path, verb, data);
+    } else {
+        judge(v, now, id, path, outcome, data);
+    }
+}
+
+/// Takes a part out of flight: its command on `path` has ended in some way.
+fn land(v: &mut Volume, id: PartId, path: PathIndex) -> Option<(PartVerb, u32, Instant)> {
+    let part = v.parts.get_mut(id)?;
+    let flight = part.flight.take()?;
+    assert_eq!(flight.path, path, "a command ends on the path that carries it");
+    let block_size = v.unit.as_ref().map_or(0, |unit| unit.block_size());
+    Some((part.verb, part.blocks.saturating_mul(block_size), flight.started))
+}
+
+fn good_answer(
+    v: &mut Volume,
+    now: Instant,
+    id: PartId,
+    path: PathIndex,
+    verb: PartVerb,
+    data: Payload,
+) {
+    if verb.changes_state() {
+        v.shared.acknowledged(path);
+    }
+    request::part_done(v, now, id, Ok(data));
+}
+
+fn judge(
+    v: &mut Volume,
+    now: Instant,
+    id: PartId,
+    path: PathIndex,
+    outcome: Outcome,
+    data: Payload,
+) {
+    let context = context(v, id, path, &outcome);
+    let Decision { verdict, actions, .. } = verdict::verdict(&outcome, context);
+    let verb = v.parts.get(id).expect("the caller found the part").verb;
+    learn(v, id, path, outcome, verdict);
+    match verdict {
+        Verdict::Done => good_answer(v, now, id, path, verb, data),
+        Verdict::RetryHere => {
+            // "Here" is a preference: the policy may choose another path, which is as good.
+            v.ready.push_back(id);
+        }
+        Verdict::RetryHereLater(wait) => v.delayed.push((now + wait, id)),
+        Verdict::RetryElsewhere | Verdict::FailPathRetryElsewhere => v.ready.push_back(id),
+        Verdict::GiveToCaller(failure) => {
+            let other_form = actions.contains(Actions::FALLBACK) && fall_back(v, now, id, verb);
+            if !other_form {
+                give_to_caller(v, now, id, path, &outcome, failure);
+            }
+        }
+    }
+    act(v, now, path, verdict, actions, &outcome);
+}
+
+/// What the verdict has to know of the past.
+fn context(v: &Volume, id: PartId, path: PathIndex, outcome: &Outcome) -> Context {
+    let part = v.parts.get(id).expect("the caller found the part");
+    let history = &part.history;
+    let here = history.last.as_ref().is_some_and(|(last, _)| *last == path);
+    let zero_unless_here = |value| if here { value } else { 0 };
+    let same = history.last.as_ref().is_some_and(|(p, o)| *p != path && o.is_same_as(outcome));
+    Context {
+        command: part.verb.kind(),
+        retries: zero_unless_here(history.retries),
+        attentions: zero_unless_here(history.attentions),
+        elsewhere: history.refused.minus(PathSet::only(path)).len() as u8,
+        answers: history.answers,
+        waited_here: if here { history.waited_here } else { Duration::ZERO },
+        waited: history.waited,
+        others: !v.engine.usable().minus(PathSet::only(path)).is_empty(),
+        same_elsewhere: same,
+        transition: TRANSITION_DEFAULT,
+    }
+}
+
+/// Books an answer in the part's history.
+fn learn(v: &mut Volume, id: PartId, path: PathIndex, outcome: Outcome, verdict: Verdict) {
+    let part = v.parts.get_mut(id).expect("the caller found the part");
+    let history = &mut part.history;
+    if history.last.as_ref().is_none_or(|(last, _)| *last != path) {
+        (history.retries, history.attentions) = (0, 0);
+        history.waited_here = Duration::ZERO;
+    }
+    match verdict {
+        Verdict::RetryHere
+            if outcome.sense.is_some_and(|s| s.triple().0 == SenseKey::UnitAttention) =>
+        {
+            history.attentions = history.attentions.saturating_add(1);
+        }
+        Verdict::RetryHere => history.retries = history.retries.saturating_add(1),
+        Verdict::RetryHereLater(wait) => {
+            history.waited_here += wait;
+            history.waited += wait;
+        }
+        Verdict::RetryElsewhere | Verdict::FailPathRetryElsewhere => history.refused.insert(path),
+        Verdict::Done | Verdict::GiveToCaller(_) => {}
+    }
+    if !matches!(verdict, Verdict::RetryHereLater(_)) {
+        history.answers = history.answers.saturating_add(1);
+    }
+    history.last = Some((path, outcome));
+}
+
+/// What else an answer means for the path.
+fn act(
+    v: &mut Volume,
+    now: Instant,
+    path: PathIndex,
+    verdict: Verdict,
+    actions: Actions,
+    outcome: &Outcome,
+) {
+    let fails = verdict == Verdict::FailPathRetryElsewhere
+        || actions.intersects(Actions::END_SESSION | Actions::LUN_GONE);
+    let rereads =
+        Actions::REINQ | Actions::RECAP | Actions::REMODE | Actions::RELUN | Actions::HOLD;
+    if fails {
+        link::fail(v, now, path, &format!("the target answered {outcome}"));
+    } else if actions.contains(Actions::STANDBY) {
+        link::fail(v, now, path, &format!("not usable now: the target answered {outcome}"));
+    } else if actions.intersects(rereads) {
+        link::recheck(v, now, path, &format!("the target reported {outcome}"));
+    }
+    if actions.contains(Actions::ALARM) {
+        v.notice(now, Level::Warn, Some(path), "target reports", &outcome.to_string());
+    }
+}
+
+fn give_to_caller(
+    v: &mut Volume,
+    now: Instant,
+    id: PartId,
+    path: PathIndex,
+    outcome: &Outcome,
+    failure: Failure,
+) {
+    let part = v.parts.get(id).expect("the caller found the part");
+    let why = format!(
+        "{:?} of {} blocks at LBA {} ended with {outcome}; the client is told {:?}",
+        part.verb,
+        part.blocks,
+        part.lba,
+        errno(failure)
+    );
+    v.notice(now, Level::Warn, Some(path), "command failed", &why);
+    request::part_done(v, now, id, Err(errno(failure)));
+}
+
+/// The NBD errno of a failure: only values that the protocol knows.
+fn errno(failure: Failure) -> NbdError {
+    match failure {
+        Failure::Io => NbdError::Io,
+        Failure::Invalid => NbdError::Invalid,
+        Failure::NoSpace => NbdError::NoSpace,
+        Failure::ReadOnly => NbdError::Permission,
+    }
+}
+
+/// A form of a command that the unit does not know is not tried again, and the request is done in another
+/// way. Returns whether there is one.
+fn fall_back(v: &mut Volume, now: Instant, id: PartId, verb: PartVerb) -> bool {
+    let owner = v.parts.get(id).expect("the caller found the part").request;
+    match verb {
+        PartVerb::WriteSame { unmap } => {
+            match unmap {
+                true => v.shared.disable_unmap_zeroing(),
+                false => v.shared.disable_write_same(),
+            }
+            let Some(request) = v.requests.get_mut(owner) else { return false };
+            if let Verb::Zero { fast: true, .. } = request.verb {
+                request::part_done(v, now, id, Err(NbdError::NotSupported));
+                return true;
+            }
+            let same = unmap && v.shared.write_same_enabled();
+            request.verb = Verb::Zero { same, unmap: false, fast: false };
+            request.restart = true;
+        }
+        PartVerb::Unmap => v.shared.disable_unmap(),
+        PartVerb::LbaStatus => v.shared.disable_lba_status(),
+        PartVerb::Read | PartVerb::Write | PartVerb::WriteZeros | PartVerb::Sync => return false,
+    }
+    request::part_done(v, now, id, Ok(Payload::new()));
+    true
+}
+
+/// The command has no answer and will get none. `sent`: its first byte was handed to the kernel, so the
+/// target may still execute it.
+pub(super) fn lost(v: &mut Volume, now: Instant, path: PathIndex, token: u64, sent: bool) {
+    let id = Key::from_token(token);
+    let Some((verb, bytes, started)) = land(v, id, path) else { return };
+    v.engine.finished(path, verb.op(), bytes, now - started, Ended::Lost);
+    if sent && verb.changes_state() {
+        fencing::in_doubt(v, now, id, path);
+    }
+    v.ready.push_front(id);
+}
+
+/// The target has said that the command will not be executed any more: it is repeated, nothing is in doubt.
+pub(super) fn aborted(v: &mut Volume, now: Instant, path: PathIndex, token: u64) {
+    lost(v, now, path, token, false);
+}
+
+/// Commands past their deadline: the path that does not answer them is given up.
+pub(super) fn command_timeouts(v: &mut Volume, now: Instant) {
+    let mut late: Option<(PathIndex, Duration)> = None;
+    for (_, part) in v.parts.iter() {
+        let Some(flight) = part.flight else { continue };
+        let class = match part.verb {
+            PartVerb::Read | PartVerb::Write | PartVerb::WriteZeros => CommandClass::Transfer,
+            PartVerb::WriteSame { .. } | PartVerb::Unmap | PartVerb::Sync | PartVerb::LbaStatus => {
+                CommandClass::Long
+            }
+        };
+        let tunables = &v.spec.tunables;
+        let limit = command_timeout(
+            class,
+            v.engine.is_last(flight.path),
+            tunables.command_timeout,
+            tunables.last_path_command_timeout,
+        );
+        let progress = v.links[flight.path.get()].progress(flight.tag, flight.started);
+        if now - progress >= limit {
+            late = Some((flight.path, now - flight.started));
+            break;
+        }
+    }
+    let Some((path, age)) = late else { return };
+    let why = format!(
+        "a command has had no answer for {:.1} s although the connection is up: the unit behind this path \
+         hangs; its commands are repeated elsewhere",
+        age.as_secs_f64()
+    );
+    link::fail(v, now, path, &why);
+}

@@ -1,0 +1,90 @@
+//! FLUSH, and FUA where the unit has no FUA bit.
+//!
+//! SYNCHRONIZE CACHE goes once to every target that has acknowledged writes since its last good flush: the
+//! two servers of a mirrored pair need not share their cache. A target that cannot be reached now is
+//! covered by its mirror: the flush goes to every reachable target instead, and the unreachable one keeps
+//! its mark until it has been flushed after its return.
+
+use super::Volume;
+use super::request::{self, Asker, Part, PartVerb, Request, RequestId, Stage, Verb};
+use crate::base::Instant;
+use crate::limits::PATHS_PER_DEVICE_MAX;
+use crate::path::PathSet;
+
+/// Per path: how many writes it had acknowledged when the flush began.
+pub(super) type Marks = [u64; PATHS_PER_DEVICE_MAX];
+
+/// A FLUSH request.
+pub(super) fn begin(v: &mut Volume, now: Instant, id: RequestId) {
+    stabilise(v, now, id);
+}
+
+/// Makes everything that was acknowledged before now stable, then the request ends.
+pub(super) fn stabilise(v: &mut Volume, now: Instant, id: RequestId) {
+    let cached = v.unit.as_ref().is_none_or(|u| u.write_cache());
+    let request = v.requests.get_mut(id).expect("the caller holds the request");
+    let durable_already = request.stage == Stage::Body
+        && request.verb == Verb::Write
+        && v.unit.as_ref().is_some_and(|u| u.dpofua());
+    request.stage = Stage::Stabilise;
+    if !cached || durable_already {
+        request::advance(v, now, id);
+        return;
+    }
+    let marks = v.shared.acknowledged_marks();
+    let targets = targets_to_flush(v, &marks);
+    let request = v.requests.get_mut(id).expect("the caller holds the request");
+    if targets.is_empty() {
+        request::advance(v, now, id);
+        return;
+    }
+    request.covers = Some(Box::new(marks));
+    request.live += targets.len() as u32;
+    for paths in targets {
+        let mut part = Part::new(id, PartVerb::Sync, 0, 0);
+        part.only = Some(paths);
+        let part = v.parts.insert(part);
+        v.ready.push_back(part);
+    }
+}
+
+/// The last flush of a volume that ends its service.
+pub(super) fn final_flush(v: &mut Volume, now: Instant) {
+    let request = Request::new(Asker::Volume, Verb::Flush, now);
+    request::begin(v, now, request);
+}
+
+/// One set of paths per target that needs a flush.
+fn targets_to_flush(v: &Volume, marks: &Marks) -> Vec<PathSet> {
+    let usable = v.engine.usable();
+    let mut groups: Vec<(&str, PathSet, bool)> = Vec::new();
+    for link in &v.links {
+        let dirty = marks[link.index.get()] > v.shared.flushed(link.index);
+        match groups.iter_mut().find(|(name, ..)| *name == link.spec.target) {
+            Some((_, paths, any)) => {
+                paths.insert(link.index);
+                *any |= dirty;
+            }
+            None => groups.push((&link.spec.target, PathSet::only(link.index), dirty)),
+        }
+    }
+    let unreachable =
+        groups.iter().any(|(_, paths, dirty)| *dirty && usable.and(*paths).is_empty());
+    groups
+        .iter()
+        .filter(|(_, paths, dirty)| *dirty || (unreachable && !usable.and(*paths).is_empty()))
+        .map(|(_, paths, _)| *paths)
+        .collect()
+}
+
+/// The flush was good: the writes that it covered are stable, on the targets that were reached.
+pub(super) fn settled(v: &mut Volume, id: RequestId) {
+    let request = v.requests.get_mut(id).expect("the caller holds the request");
+    let Some(marks) = request.covers.take() else { return };
+    let usable = v.engine.usable();
+    for link in &v.links {
+        if usable.contains(link.index) {
+            v.shared.mark_flushed(link.index, marks[link.index.get()]);
+        }
+    }
+}

@@ -1,0 +1,433 @@
+//! The life of one request: held for its range, cut into parts, answered when every part is done.
+//!
+//! A *request* is what a client asked for. A *part* is one SCSI command of it and the unit of retry. A
+//! request makes its parts a few at a time ([`pump_all`]), so that a long TRIM takes no more slots than a
+//! short one.
+
+use super::clients::ClientId;
+use super::table::Key;
+use super::{Volume, block_ops, flush, transfer};
+use crate::base::{Duration, Instant, Payload};
+use crate::export::{Handle, Reply};
+use crate::path::verdict::{CommandKind, Outcome};
+use crate::path::{BlockRange, FenceMode, Grant, Owner, PathIndex, PathSet, TicketId};
+use crate::session::TaskTag;
+use crate::stats::{Ended, Op};
+use crate::wire::nbd::NbdError;
+use smallvec::SmallVec;
+
+pub(super) type RequestId = Key;
+pub(super) type PartId = Key;
+
+/// What a request does to the logical unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    Read,
+    Write,
+    /// Zeros, by WRITE SAME where `same`, else by writing them.
+    Zero {
+        same: bool,
+        unmap: bool,
+        fast: bool,
+    },
+    Trim,
+    Flush,
+    Status,
+}
+
+impl Verb {
+    /// Whether the medium changes: such requests own their range.
+    pub(super) fn changes_state(self) -> bool {
+        match self {
+            Verb::Write | Verb::Zero { .. } | Verb::Trim => true,
+            Verb::Read | Verb::Flush | Verb::Status => false,
+        }
+    }
+}
+
+/// Where a request stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Waits for its range.
+    Held,
+    /// Reads the blocks that it only changes in part.
+    Edges,
+    /// Its own parts.
+    Body,
+    /// FUA without DPOFUA, and FLUSH: SYNCHRONIZE CACHE.
+    Stabilise,
+    /// Done, but a copy is in doubt and the mode is `strict`: nobody is told before the proof.
+    Proof,
+}
+
+/// Who is to be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    Client(ClientId, Handle),
+    /// The client has gone: what was not sent yet is dropped.
+    Gone,
+    /// The volume itself (the last flush).
+    Volume,
+}
+
+pub(super) struct Request {
+    pub(super) asker: Asker,
+    pub(super) verb: Verb,
+    pub(super) stage: Stage,
+    pub(super) offset: u64,
+    pub(super) len: u64,
+    pub(super) fua: bool,
+    /// First whole block touched, and one behind the last.
+    pub(super) first: u64,
+    pub(super) end: u64,
+    /// Next block to make a part for.
+    pub(super) cursor: u64,
+    pub(super) live: u32,
+    /// What goes out (WRITE), whole blocks once the edges are there.
+    pub(super) data: Payload,
+    /// What came in (READ, edges, LBA status), by part.
+    pub(super) pieces: SmallVec<[(u64, Payload); 2]>,
+    pub(super) ticket: Option<TicketId>,
+    pub(super) failure: Option<NbdError>,
+    /// Begin the body again in another form once nothing is in flight (WRITE SAME was refused).
+    pub(super) restart: bool,
+    /// Marks of the writes that a flush covers, by path.
+    pub(super) covers: Option<Box<flush::Marks>>,
+    pub(super) started: Instant,
+}
+
+impl Request {
+    /// One without a range.
+    pub(super) fn new(asker: Asker, verb: Verb, now: Instant) -> Request {
+        Request {
+            asker,
+            verb,
+            stage: Stage::Held,
+            offset: 0,
+            len: 0,
+            fua: false,
+            first: 0,
+            end: 0,
+            cursor: 0,
+            live: 0,
+            data: Payload::new(),
+            pieces: SmallVec::new(),
+            ticket: None,
+            failure: None,
+            restart: false,
+            covers: None,
+            started: now,
+        }
+    }
+}
+
+/// One SCSI command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PartVerb {
+    Read,
+    Write,
+    WriteZeros,
+    WriteSame { unmap: bool },
+    Unmap,
+    Sync,
+    LbaStatus,
+}
+
+impl PartVerb {
+    pub(super) fn changes_state(self) -> bool {
+        match self {
+            PartVerb::Write
+            | PartVerb::WriteZeros
+            | PartVerb::WriteSame { .. }
+            | PartVerb::Unmap => true,
+            PartVerb::Read | PartVerb::Sync | PartVerb::LbaStatus => false,
+        }
+    }
+
+    /// For path choice and statistics.
+    pub(super) fn op(self) -> Op {
+        match self {
+            PartVerb::Read => Op::Read,
+            PartVerb::Write | PartVerb::WriteZeros => Op::Write,
+            PartVerb::WriteSame { .. } | PartVerb::Unmap | PartVerb::Sync | PartVerb::LbaStatus => {
+                Op::Other
+            }
+        }
+    }
+
+    /// For the verdict.
+    pub(super) fn kind(self) -> CommandKind {
+        match self {
+            PartVerb::Read => CommandKind::Read,
+            PartVerb::Write | PartVerb::WriteZeros => CommandKind::Write,
+            PartVerb::WriteSame { .. } => CommandKind::WriteSame,
+            PartVerb::Unmap => CommandKind::Unmap,
+            PartVerb::Sync => CommandKind::Flush,
+            PartVerb::LbaStatus => CommandKind::LbaStatus,
+        }
+    }
+}
+
+/// Where a part is in flight.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Flight {
+    pub(super) path: PathIndex,
+    pub(super) tag: TaskTag,
+    pub(super) started: Instant,
+}
+
+pub(super) struct Part {
+    pub(super) request: RequestId,
+    pub(super) verb: PartVerb,
+    pub(super) lba: u64,
+    pub(super) blocks: u32,
+    pub(super) history: History,
+    pub(super) flight: Option<Flight>,
+    /// Only these paths (a flush goes to one target).
+    pub(super) only: Option<PathSet>,
+}
+
+/// What has been answered to a part so far: what the verdict on the next answer has to know.
+#[derive(Default)]
+pub(super) struct History {
+    /// Paths whose answer sent it elsewhere.
+    pub(super) refused: PathSet,
+    /// Where the last answer came from, and what it was.
+    pub(super) last: Option<(PathIndex, Outcome)>,
+    /// Retries at once, and unit attentions, on that path.
+    pub(super) retries: u8,
+    pub(super) attentions: u8,
+    /// Answers over all paths, delayed retries not counted.
+    pub(super) answers: u16,
+    /// Time spent in delayed retries on that path, and on all.
+    pub(super) waited_here: Duration,
+    pub(super) waited: Duration,
+}
+
+/// Parts of one request in flight at the same time, for commands that may be slow on the target.
+const SLOW_PARTS_MAX: u32 = 4;
+/// The same for READ and WRITE: 32 MiB in parts of the usual size.
+const TRANSFER_PARTS_MAX: u32 = 64;
+
+/// Takes a request in: range first where it changes the medium.
+pub(super) fn begin(v: &mut Volume, now: Instant, request: Request) {
+    let range = BlockRange::new(request.first, request.end - request.first);
+    let range = range.filter(|_| request.verb.changes_state());
+    let id = v.requests.insert(request);
+    match range {
+        Some(range) => take_range(v, now, id, range),
+        None => start(v, now, id),
+    }
+}
+
+fn take_range(v: &mut Volume, now: Instant, id: RequestId, range: BlockRange) {
+    let owner = Owner { lane: v.lane, token: id.to_token() };
+    let grant = v.shared.ledger().acquire(range, owner);
+    let request = v.requests.get_mut(id).expect("the caller holds the request");
+    match grant {
+        Grant::Taken(ticket) => {
+            request.ticket = Some(ticket);
+            start(v, now, id);
+        }
+        Grant::Wait(ticket) => {
+            request.ticket = Some(ticket);
+            v.held += 1;
+        }
+        Grant::Full => v.unticketed.push_back((id, range)),
+    }
+}
+
+/// Ranges that became free for requests of this lane.
+pub(super) fn grant(v: &mut Volume, now: Instant) {
+    if v.held > 0 {
+        while let Some(granted) = v.shared.poll_granted(v.lane) {
+            v.held = v.held.checked_sub(1).expect("a granted request was held");
+            let id = Key::from_token(granted.owner.token);
+            let request = v.requests.get(id).expect("who stops waiting says so");
+            assert_eq!(request.ticket, Some(granted.ticket), "the grant is for this request");
+            start(v, now, id);
+        }
+    }
+    for _ in 0..v.unticketed.len() {
+        let Some((id, range)) = v.unticketed.pop_front() else { break };
+        if v.requests.get(id).is_some() {
+            take_range(v, now, id, range);
+        }
+    }
+    while let Some(settled) = v.shared.poll_settled(v.lane) {
+        let id = Key::from_token(settled.owner.token);
+        let waits = v.requests.get(id).is_some_and(|r| r.stage == Stage::Proof);
+        if waits {
+            finish(v, now, id);
+        }
+    }
+}
+
+fn start(v: &mut Volume, now: Instant, id: RequestId) {
+    let Some(request) = v.requests.get_mut(id) else { return };
+    assert_eq!(request.stage, Stage::Held, "a request starts once");
+    request.stage = Stage::Body;
+    match request.verb {
+        Verb::Write if transfer::needs_edges(v.unit.as_deref(), request) => {
+            request.stage = Stage::Edges;
+            transfer::read_edges(v, id);
+        }
+        Verb::Flush => flush::begin(v, now, id),
+        _ => advance(v, now, id),
+    }
+}
+
+/// Makes the next parts of every request that has more to make.
+pub(super) fn pump_all(v: &mut Volume) {
+    for _ in 0..v.pumpable.len() {
+        let Some(id) = v.pumpable.pop_front() else { break };
+        pump(v, id);
+    }
+}
+
+/// Makes parts as far as the request may have them in flight.
+fn pump(v: &mut Volume, id: RequestId) {
+    let Some(unit) = v.unit.clone() else { return };
+    let Some(request) = v.requests.get_mut(id) else { return };
+    if request.stage != Stage::Body || request.restart || request.failure.is_some() {
+        return;
+    }
+    let (verb, step, live_max) = match request.verb {
+        Verb::Read => (PartVerb::Read, transfer::step(&unit), TRANSFER_PARTS_MAX),
+        Verb::Write => (PartVerb::Write, transfer::step(&unit), TRANSFER_PARTS_MAX),
+        Verb::Zero { same: false, .. } => {
+            (PartVerb::WriteZeros, transfer::step(&unit), SLOW_PARTS_MAX)
+        }
+        Verb::Zero { same: true, unmap, .. } => {
+            (PartVerb::WriteSame { unmap }, block_ops::write_same_step(&unit), SLOW_PARTS_MAX)
+        }
+        Verb::Trim => (PartVerb::Unmap, block_ops::unmap_step(&unit), SLOW_PARTS_MAX),
+        Verb::Status => (PartVerb::LbaStatus, u32::MAX, 1),
+        Verb::Flush => return,
+    };
+    assert!(step > 0, "a part has at least one block");
+    while request.cursor < request.end && request.live < live_max {
+        let blocks = u64::from(step).min(request.end - request.cursor) as u32;
+        let part = Part::new(id, verb, request.cursor, blocks);
+        request.cursor += u64::from(blocks);
+        request.live += 1;
+        let part = v.parts.insert(part);
+        v.ready.push_back(part);
+    }
+    if request.cursor < request.end {
+        v.pumpable.push_back(id);
+    }
+}
+
+impl Part {
+    pub(super) fn new(request: RequestId, verb: PartVerb, lba: u64, blocks: u32) -> Part {
+        Part { request, verb, lba, blocks, history: History::default(), flight: None, only: None }
+    }
+}
+
+/// A part ended. `Err` ends the request when its other parts are back.
+pub(super) fn part_done(
+    v: &mut Volume,
+    now: Instant,
+    id: PartId,
+    result: Result<Payload, NbdError>,
+) {
+    let part = v.parts.remove(id).expect("a part ends once");
+    let Some(request) = v.requests.get_mut(part.request) else { return };
+    request.live = request.live.checked_sub(1).expect("a live part was counted");
+    match result {
+        Ok(data) => {
+            if matches!(part.verb, PartVerb::Read | PartVerb::LbaStatus) {
+                request.pieces.push((part.lba, data));
+            }
+        }
+        Err(error) => {
+            request.failure.get_or_insert(error);
+        }
+    }
+    advance(v, now, part.request);
+}
+
+/// Moves a request to where it can go next.
+pub(super) fn advance(v: &mut Volume, now: Instant, id: RequestId) {
+    let Some(request) = v.requests.get_mut(id) else { return };
+    let over = request.failure.is_some() || request.asker == Asker::Gone;
+    if request.live > 0 {
+        return;
+    }
+    if over {
+        finish(v, now, id);
+        return;
+    }
+    match request.stage {
+        Stage::Held | Stage::Proof => {}
+        Stage::Edges => {
+            transfer::merge_edges(v, id);
+            pump(v, id);
+        }
+        Stage::Body if request.restart => {
+            request.restart = false;
+            request.cursor = request.first;
+            pump(v, id);
+        }
+        Stage::Body if request.cursor < request.end => pump(v, id),
+        Stage::Body if request.fua && request.verb.changes_state() => {
+            flush::stabilise(v, now, id);
+        }
+        Stage::Body => finish(v, now, id),
+        Stage::Stabilise => {
+            flush::settled(v, id);
+            finish(v, now, id);
+        }
+    }
+}
+
+/// Answers the client and lets the range go (as far as no copy is in doubt).
+pub(super) fn finish(v: &mut Volume, now: Instant, id: RequestId) {
+    if v.spec.tunables.fence == FenceMode::Strict {
+        let request = v.requests.get_mut(id).expect("the caller holds the request");
+        if request.ticket.is_some_and(|ticket| v.shared.ledger().is_in_doubt(ticket)) {
+            request.stage = Stage::Proof;
+            return;
+        }
+    }
+    let mut request = v.requests.remove(id).expect("a request is answered once");
+    assert_eq!(request.live, 0, "a request is answered when all its parts are back");
+    if let Some(ticket) = request.ticket.take() {
+        release(v, ticket);
+    }
+    let latency = now - request.started;
+    let op = match request.verb {
+        Verb::Read => Op::Read,
+        Verb::Write | Verb::Zero { .. } => Op::Write,
+        Verb::Trim | Verb::Flush | Verb::Status => Op::Other,
+    };
+    let ended = if request.failure.is_some() { Ended::Error } else { Ended::Good };
+    let bytes = u32::try_from(request.len).unwrap_or(u32::MAX);
+    v.counters.record(op, bytes, latency, ended);
+    let Asker::Client(client, handle) = request.asker else { return };
+    let result = match request.failure {
+        Some(error) => Err(error),
+        None => Ok(match request.verb {
+            Verb::Read => Reply::Data(transfer::assemble(v.unit.as_deref(), &mut request)),
+            Verb::Status => block_ops::extents(v.unit.as_deref(), &request),
+            Verb::Write | Verb::Zero { .. } | Verb::Trim | Verb::Flush => Reply::Done,
+        }),
+    };
+    super::clients::reply(v, client, handle, result);
+}
+
+fn release(v: &mut Volume, ticket: TicketId) {
+    v.shared.ledger().release(ticket);
+    wake_lanes(v);
+}
+
+/// Grants that a change of the ledger brought: those of other lanes are told.
+pub(super) fn wake_lanes(v: &mut Volume) {
+    let own = v.lane;
+    for lane in v.shared.distribute() {
+        if lane != own {
+            v.actions.push_back(super::Action::WakeLane(lane));
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What the lanes of one device share: taken ranges, flush marks, what the unit was found to be and what
+//! it has refused. Everything here is rare or one short critical section per write.
+
+use crate::limits::PATHS_PER_DEVICE_MAX;
+use crate::path::identity::{LogicalUnit, Mismatch};
+use crate::path::{Ledger, Owner, PathIndex, Settled, TicketId};
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A range that was granted to a waiting request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Granted {
+    /// Who waited.
+    pub owner: Owner,
+    /// For what.
+    pub ticket: TicketId,
+}
+
+#[derive(Default)]
+struct Outcomes {
+    granted: VecDeque<Granted>,
+    settled: VecDeque<Settled>,
+}
+
+/// One per device, shared by its lanes.
+pub struct Shared {
+    ledger: Mutex<Ledger>,
+    unit: Mutex<Option<Arc<LogicalUnit>>>,
+    acknowledged: [AtomicU64; PATHS_PER_DEVICE_MAX],
+    flushed: [AtomicU64; PATHS_PER_DEVICE_MAX],
+    /// Grants and settlements on their way to their lane.
+    outcomes: Mutex<Outcomes>,
+    no_unmap: AtomicBool,
+    no_unmap_zeroing: AtomicBool,
+    no_write_same: AtomicBool,
+    no_lba_status: AtomicBool,
+}
+
+impl Shared {
+    /// For a device with this ledger.
+    #[must_use]
+    pub fn new(ledger: Ledger) -> Shared {
+        Shared {
+            ledger: Mutex::new(ledger),
+            unit: Mutex::new(None),
+            acknowledged: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
+            flushed: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
+            outcomes: Mutex::new(Outcomes::default()),
+            no_unmap: AtomicBool::new(false),
+            no_unmap_zeroing: AtomicBool::new(false),
+            no_write_same: AtomicBool::new(false),
+            no_lba_status: AtomicBool::new(false),
+        }
+    }
+
+    /// The ledger of taken ranges. A lane that panicked while it held the lock leaves it consistent: its
+    /// methods check before they change.
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves what the ledger has decided to where its lanes find it, and names the lanes.
+    pub fn distribute(&self) -> SmallVec<[u16; 4]> {
+        let mut lanes = SmallVec::new();
+        let mut ledger = self.ledger();
+        let mut outcomes = self.outcomes();
+        while let Some((owner, ticket)) = ledger.poll_granted() {
+            outcomes.granted.push_back(Granted { owner, ticket });
+            if !lanes.contains(&owner.lane) {
+                lanes.push(owner.lane);
+            }
+        }
+        while let Some(settled) = ledger.poll_settled() {
+            outcomes.settled.push_back(settled);
+            if !lanes.contains(&settled.owner.lane) {
+                lanes.push(settled.owner.lane);
+            }
+        }
+        lanes
+    }
+
+    /// The next grant for this lane.
+    #[must_use]
+    pub fn poll_granted(&self, lane: u16) -> Option<Granted> {
+        let mut outcomes = self.outcomes();
+        let at = outcomes.granted.iter().position(|g| g.owner.lane == lane)?;
+        outcomes.granted.remove(at)
+    }
+
+    /// The next settlement for this lane.
+    #[must_use]
+    pub fn poll_settled(&self, lane: u16) -> Option<Settled> {
+        let mut outcomes = self.outcomes();
+        let at = outcomes.settled.iter().position(|s| s.owner.lane == lane)?;
+        outcomes.settled.remove(at)
+    }
+
+    /// A request stops waiting for its range, whether it has been granted meanwhile or not.
+    pub fn abandon(&self, ticket: TicketId) {
+        let mut ledger = self.ledger();
+        let mut outcomes = self.outcomes();
+        match outcomes.granted.iter().position(|g| g.ticket == ticket) {
+            Some(at) => {
+                outcomes.granted.remove(at);
+                ledger.release(ticket);
+            }
+            None => ledger.abandon_wait(ticket),
+        }
+    }
+
+    fn outcomes(&self) -> MutexGuard<'_, Outcomes> {
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first unit that a path shows becomes the device; every later one must be the same.
+    ///
+    /// # Errors
+    /// What differs, when it is another one.
+    pub fn admit(&self, found: LogicalUnit) -> Result<Arc<LogicalUnit>, Mismatch> {
+        let mut unit = self.unit.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = unit.as_ref() {
+            crate::path::identity::compare(known, &found)?;
+            return Ok(known.clone());
+        }
+        let found = Arc::new(found);
+        *unit = Some(found.clone());
+        Ok(found)
+    }
+
+    /// The unit, once known.
+    #[must_use]
+    pub fn unit(&self) -> Option<Arc<LogicalUnit>> {
+        self.unit.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A write was acknowledged on this path.
+    pub fn acknowledged(&self, path: PathIndex) {
+        self.acknowledged[path.get()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many writes each path has acknowledged.
+    #[must_use]
+    pub fn acknowledged_marks(&self) -> [u64; PATHS_PER_DEVICE_MAX] {
+        std::array::from_fn(|i| self.acknowledged[i].load(Ordering::Acquire))
+    }
+
+    /// Up to which acknowledged write the path's target has been flushed.
+    #[must_use]
+    pub fn flushed(&self, path: PathIndex) -> u64 {
+        self.flushed[path.get()].load(Ordering::Acquire)
+    }
+
+    /// A good flush covered the path's first `mark` acknowledged writes.
+    pub fn mark_flushed(&self, path: PathIndex, mark: u64) {
+        let flushed = &self.flushed[path.get()];
+        flushed.fetch_max(mark, Ordering::AcqRel);
+        let acknowledged = self.acknowledged[path.get()].load(Ordering::Acquire);
+        assert!(mark <= acknowledged, "flushed more than was acknowledged");
+    }
+
+    /// The unit refused UNMAP.
+    pub fn disable_unmap(&self) {
+        self.no_unmap.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether UNMAP may be tried.
+    #[must_use]
+    pub fn unmap_enabled(&self) -> bool {
+        !self.no_unmap.load(Ordering::Relaxed)
+    }
+
+    /// The unit refused WRITE SAME with UNMAP.
+    pub fn disable_unmap_zeroing(&self) {
+        self.no_unmap_zeroing.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether WRITE SAME with UNMAP may be tried.
+    #[must_use]
+    pub fn unmap_zeroing_enabled(&self) -> bool {
+        !self.no_unmap_zeroing.load(Ordering::Relaxed)
+    }
+
+    /// The unit refused WRITE SAME.
+    pub fn disable_write_same(&self) {
+        self.no_write_same.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether WRITE SAME may be tried.
+    #[must_use]
+    pub fn write_same_enabled(&self) -> bool {
+        !self.no_write_same.load(Ordering::Relaxed)
+    }
+
+    /// The unit refused GET LBA STATUS.
+    pub fn disable_lba_status(&self) {
+        self.no_lba_status.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether GET LBA STATUS may be tried.
+    #[must_use]
+    pub fn lba_status_enabled(&self) -> bool {
+        !self.no_lba_status.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,289 @@
+//! The lane over real sockets: the production data plane against the embedded mirrored pair on loopback,
+//! with a real NBD client, and with paths that die under it.
+
+#[path = "lane/client.rs"]
+mod client;
+
+use client::NbdClient;
+use mpio::export::client::Op;
+use mpio::lane::{Command, LaneConfig, LaneHandle, PathAction};
+use mpio::path::{Fence, Ledger, Policy, State};
+use mpio::volume::admin::Snapshot;
+use mpio::volume::shared::Shared;
+use mpio::volume::spec::{DeviceSpec, Digest, PathSpec, Tunables};
+use mpio_target::config::PairConfig;
+use mpio_target::tcp::TargetPair;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const DEVICE: &str = "vm0";
+
+/// A pair, a lane and one device over both.
+struct Rig {
+    pair: TargetPair,
+    lane: LaneHandle,
+}
+
+impl Rig {
+    fn start(pair: PairConfig, tunables: Tunables, digest: Digest) -> Rig {
+        let pair = TargetPair::start(pair).expect("the pair starts");
+        let lane = LaneHandle::spawn(LaneConfig { id: 0 }).expect("a lane starts");
+        let fence = Fence { mode: tunables.fence, timeout: tunables.fence_timeout };
+        let spec = DeviceSpec {
+            name: DEVICE.to_owned(),
+            initiator_name: "iqn.2026-11.test.host:mpio".to_owned(),
+            wwid: None,
+            policy: Policy::RoundRobin,
+            read_only: false,
+            tunables,
+            buffer_memory: 64 << 20,
+            lanes: 1,
+        };
+        let shared = Arc::new(Shared::new(Ledger::new(fence, 512, 1024)));
+        lane.send(Command::AddDevice { spec: Box::new(spec), shared });
+        for index in 0..2 {
+            let path = path_spec(&pair, index, digest);
+            lane.send(Command::AddPath { device: DEVICE.to_owned(), path: Box::new(path) });
+        }
+        Rig { pair, lane }
+    }
+
+    fn client(&self) -> NbdClient {
+        let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+        self.lane.send(Command::Client {
+            device: DEVICE.to_owned(),
+            fd: theirs.into(),
+            peer: "test".to_owned(),
+        });
+        NbdClient::open(ours, DEVICE)
+    }
+
+    fn status(&self) -> Snapshot {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        self.lane.send(Command::Status { device: None, reply });
+        answer.blocking_recv().expect("the lane answers").pop().expect("one device")
+    }
+
+    /// Waits until the paths are in these states.
+    fn until(&self, wanted: [State; 2]) -> Snapshot {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let status = self.status();
+            let states: Vec<State> = status.paths.iter().map(|p| p.state).collect();
+            if states == wanted {
+                return status;
+            }
+            let reasons: Vec<&str> = status.paths.iter().map(|p| p.reason.as_str()).collect();
+            assert!(Instant::now() < deadline, "still {states:?}, not {wanted:?}: {reasons:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn drain(self) {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        self.lane.send(Command::Drain { reply });
+        answer.blocking_recv().expect("the lane drains");
+        self.lane.shutdown();
+    }
+}
+
+fn path_spec(pair: &TargetPair, index: usize, digest: Digest) -> PathSpec {
+    let node = &pair.pair().config().nodes[index];
+    PathSpec {
+        name: format!("{}:{}", ["a", "b"][index], node.target.rsplit(':').next().unwrap()),
+        portal_name: ["a", "b"][index].to_owned(),
+        portal: pair.node(index).addr(),
+        source: None,
+        interface: None,
+        target: node.target.clone(),
+        portal_group: Some(node.portal_group),
+        lun: u64::from(node.lun) << 48,
+        isid: [0x80, 0, 0, 0, 0, index as u8 + 1],
+        chap: None,
+        header_digest: digest,
+        data_digest: digest,
+        redirect_allow: Arc::from([]),
+        weight: 1,
+        preferred: false,
+        order: index as u32,
+    }
+}
+
+fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut out = Vec::with_capacity(len);
+    while out.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        out.extend_from_slice(&state.to_le_bytes());
+    }
+    out.truncate(len);
+    out
+}
+
+#[test]
+fn both_paths_carry_what_is_written_and_read() {
+    for digest in [Digest::None, Digest::Crc32c] {
+        let rig = Rig::start(PairConfig::default(), Tunables::default(), digest);
+        rig.until([State::Active; 2]);
+        let mut nbd = rig.client();
+        for (n, len) in [512, 4096, 65536, 1 << 20, 32 << 20, 12_800].into_iter().enumerate() {
+            let data = pattern(n as u64, len);
+            nbd.write(n as u64 * 4096, &data).expect("written");
+            assert!(nbd.read(n as u64 * 4096, len as u32).expect("read") == data, "{len} bytes");
+        }
+        let status = rig.status();
+        for path in &status.paths {
+            assert!(path.stats.reads > 0 && path.stats.writes > 0, "{} idle", path.name);
+        }
+        assert_eq!(status.stats.errors, 0);
+        rig.drain();
+    }
+}
+
+/// DESIGN: read-modify-write under a range; neighbours stay as they are.
+#[test]
+fn unaligned_requests_change_only_their_bytes() {
+    let config = PairConfig { block_size: 4096, ..PairConfig::default() };
+    let rig = Rig::start(config, Tunables::default(), Digest::None);
+    rig.until([State::Active; 2]);
+    let mut nbd = rig.client();
+    let mut model = pattern(1, 64 * 1024);
+    nbd.write(0, &model).expect("written");
+    for (offset, len) in [(1, 1), (4095, 2), (0, 4097), (5000, 100), (4096, 4096), (100, 60_000)] {
+        let data = pattern(offset, len);
+        nbd.write(offset, &data).expect("written");
+        model[offset as usize..offset as usize + len].copy_from_slice(&data);
+        let part = nbd.read(offset, len as u32).expect("read");
+        assert!(part == data, "{len} bytes at {offset}");
+    }
+    assert!(nbd.read(0, 64 * 1024).expect("read") == model);
+    rig.drain();
+}
+
+/// A target dies under load and returns, then the other one: every request is answered, every byte is
+/// right, both paths carry I/O afterwards.
+#[test]
+fn a_path_dies_under_load_and_nobody_notices() {
+    let rig = Rig::start(PairConfig::default(), Tunables::default(), Digest::None);
+    rig.until([State::Active; 2]);
+    let mut nbd = rig.client();
+    let blocks = 2048u64;
+    let mut versions = vec![0u64; blocks as usize];
+    for round in 1..=6u64 {
+        let dying = (round as usize / 2) % 2;
+        let mut tokens = Vec::new();
+        for block in 0..blocks {
+            versions[block as usize] = round;
+            let data = pattern(round << 32 | block, 4096).into();
+            tokens.push(nbd.start(Op::Write { offset: block * 4096, data, fua: false }));
+            if block == blocks / 2 && round % 2 == 0 {
+                rig.pair.node(dying).kill();
+            }
+        }
+        for token in tokens {
+            nbd.finish(token).expect("no error reaches the client");
+        }
+        if round % 2 == 0 {
+            rig.pair.node(dying).start_again().expect("it starts again");
+            rig.until([State::Active; 2]);
+        }
+    }
+    for block in 0..blocks {
+        let want = pattern(versions[block as usize] << 32 | block, 4096);
+        assert!(nbd.read(block * 4096, 4096).expect("read") == want, "block {block}");
+    }
+    let status = rig.status();
+    assert_eq!(status.stats.errors, 0);
+    assert!(status.paths.iter().all(|p| p.stats.reads > 0 && p.failures > 0));
+    rig.drain();
+}
+
+/// With no usable path commands queue; when a path returns in time they are done.
+#[test]
+fn commands_queue_while_no_path_is_left() {
+    let rig = Rig::start(PairConfig::default(), Tunables::default(), Digest::None);
+    rig.until([State::Active; 2]);
+    let mut nbd = rig.client();
+    rig.pair.node(0).kill();
+    rig.pair.node(1).kill();
+    let data = pattern(7, 4096);
+    let token = nbd.start(Op::Write { offset: 0, data: data.clone().into(), fua: true });
+    std::thread::sleep(Duration::from_millis(300));
+    rig.pair.node(1).start_again().expect("it starts again");
+    nbd.finish(token).expect("done on the path that returned");
+    assert!(nbd.read(0, 4096).expect("read") == data);
+    rig.drain();
+}
+
+#[test]
+fn after_no_path_timeout_commands_fail_and_later_ones_succeed() {
+    let tunables = Tunables { no_path_timeout: Duration::from_millis(200), ..Tunables::default() };
+    let rig = Rig::start(PairConfig::default(), tunables, Digest::None);
+    rig.until([State::Active; 2]);
+    let mut nbd = rig.client();
+    rig.pair.node(0).kill();
+    rig.pair.node(1).kill();
+    assert_eq!(nbd.read(0, 512).map(|d| d.len()), Err(mpio::wire::nbd::NbdError::Io));
+    rig.pair.node(0).start_again().expect("it starts again");
+    rig.pair.node(1).start_again().expect("it starts again");
+    rig.until([State::Active; 2]);
+    assert_eq!(nbd.read(0, 512).map(|d| d.len()), Ok(512));
+    rig.drain();
+}
+
+/// Policies change under load, a path is taken out without an error and comes back.
+#[test]
+fn an_administrator_changes_policy_and_paths_under_load() {
+    let rig = Rig::start(PairConfig::default(), Tunables::default(), Digest::None);
+    rig.until([State::Active; 2]);
+    let mut nbd = rig.client();
+    let load = |nbd: &mut NbdClient| {
+        let tokens: Vec<u64> =
+            (0..64).map(|n| nbd.start(Op::Read { offset: n * 4096, len: 4096 })).collect();
+        for token in tokens {
+            nbd.finish(token).expect("no error");
+        }
+    };
+    for policy in [Policy::Failover, Policy::LeastQueueDepth, Policy::RoundRobin] {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        rig.lane.send(Command::SetPolicy {
+            device: DEVICE.to_owned(),
+            policy: Some(policy),
+            weights: Vec::new(),
+            prefer: None,
+            reply,
+        });
+        let before = rig.status();
+        load(&mut nbd);
+        assert_eq!(answer.blocking_recv().expect("answered"), Ok(policy));
+        let after = rig.status();
+        let moved: Vec<u64> =
+            (0..2).map(|p| after.paths[p].stats.reads - before.paths[p].stats.reads).collect();
+        match policy {
+            Policy::Failover => assert_eq!(moved, [64, 0]),
+            _ => assert!(moved.iter().all(|n| (24..=40).contains(n)), "{policy}: {moved:?}"),
+        }
+    }
+    let act = |path: &str, action| {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let (device, path) = (DEVICE.to_owned(), path.to_owned());
+        rig.lane.send(Command::Path { device, path, action, reply });
+        answer.blocking_recv().expect("answered")
+    };
+    act("a:ha1", PathAction::Disable { force: false }).expect("not the last one");
+    load(&mut nbd);
+    rig.until([State::Disabled, State::Active]);
+    let last = act("b:ha1partner", PathAction::Disable { force: false });
+    assert!(last.expect_err("the last one").to_string().contains("--force"));
+    let unknown = act("c:nowhere", PathAction::Enable).expect_err("unknown").to_string();
+    assert!(unknown.contains("a:ha1, b:ha1partner"), "{unknown}");
+    act("a:ha1", PathAction::Enable).expect("enabled");
+    rig.until([State::Active; 2]);
+    load(&mut nbd);
+    act("a:ha1", PathAction::Recheck).expect("rechecked");
+    rig.until([State::Active; 2]);
+    rig.drain();
+}

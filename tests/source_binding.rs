@@ -1,0 +1,209 @@
+//! The dedicated storage network: sessions leave from the configured address and from no other.
+//!
+//! Three namespaces: a host with two storage subnets, and a storage node on each. The configured sources are
+//! *second* addresses of the host's links, which the kernel would never choose by itself, so that a session
+//! that is not bound cannot look right by luck. Nothing of the machine's own network is touched.
+#![cfg(feature = "linux")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod harness;
+
+use harness::daemon::{Daemon, MPIO, path_of};
+use harness::netns::NetNs;
+use harness::process::{Process, command, finish_within};
+use harness::tgtd::{PATHS, Pair, TARGETS};
+use harness::{Scratch, noise, require};
+use std::time::{Duration, Instant};
+
+/// What the configuration binds to; the first addresses of the links are .1.
+const SOURCES: [&str; 2] = ["10.77.1.7", "10.77.2.7"];
+const NODES: [&str; 2] = ["10.77.1.10", "10.77.2.10"];
+const MIB: usize = 1024 * 1024;
+
+/// The host's link to storage node A.
+const LINK_A: &str = "eth1";
+
+struct Network {
+    host: NetNs,
+    nodes: [NetNs; 2],
+}
+
+impl Network {
+    fn new() -> Network {
+        require(&["ip", "nft", "ss", "tgtd", "tgtadm", "setpriv", "timeout"]);
+        let network =
+            Network { host: NetNs::new("host"), nodes: [NetNs::new("a"), NetNs::new("b")] };
+        network.host.connect(
+            LINK_A,
+            &["10.77.1.1/24", "10.77.1.7/24"],
+            &network.nodes[0],
+            &["10.77.1.10/24"],
+        );
+        network.host.connect(
+            "eth2",
+            &["10.77.2.1/24", "10.77.2.7/24"],
+            &network.nodes[1],
+            &["10.77.2.10/24"],
+        );
+        network
+    }
+
+    fn pair(&self, scratch: &Scratch) -> Pair<'_> {
+        let portals = NODES.map(|address| format!("{address}:3260"));
+        Pair::start_at(
+            scratch,
+            [Some(&self.nodes[0]), Some(&self.nodes[1])],
+            &portals,
+            &noise(48 * MIB, 3),
+        )
+    }
+
+    /// Local addresses of the host's established connections to `node`.
+    fn sources_towards(&self, node: &str) -> Vec<String> {
+        let done = self.host.run("ss", &["-Htn", "state", "established", "dst", node]);
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+        done.stdout
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(2)?.rsplit_once(':'))
+            .map(|(address, _)| address.to_owned())
+            .collect()
+    }
+}
+
+/// RFC 7143 knows no source; the storage network does: each session, discovery included, is bound.
+#[test]
+fn sessions_leave_from_the_configured_sources_and_survive_a_silent_cut() {
+    require(&["fio"]);
+    let network = Network::new();
+    let scratch = Scratch::new("binding");
+    let pair = network.pair(&scratch);
+    let config = pair.config(&scratch, SOURCES, "policy = \"round-robin\"");
+    let mut daemon = Daemon::start(&scratch, Some(&network.host), &config);
+
+    for (source, node) in SOURCES.iter().zip(NODES) {
+        let sources = network.sources_towards(node);
+        assert!(!sources.is_empty(), "no session to {node}");
+        assert!(
+            sources.iter().all(|address| address == source),
+            "{sources:?} towards {node}, not only {source}"
+        );
+    }
+    let status = daemon.status();
+    for (path, source) in PATHS.iter().zip(SOURCES) {
+        assert_eq!(path_of(&status, path)["source"], source);
+    }
+
+    // A load that lasts longer than what follows, verified as it goes.
+    let mut fio = command(None, "timeout");
+    fio.args(["120", "fio", "--name=load", "--ioengine=nbd", &format!("--uri={}", daemon.uri())]);
+    fio.args(["--rw=randwrite", "--bs=4k", "--iodepth=16", "--size=32M", "--randrepeat=0"]);
+    fio.args([
+        "--verify=crc32c",
+        "--verify_backlog=256",
+        "--verify_fatal=1",
+        "--time_based",
+        "--runtime=25",
+    ]);
+    let mut fio = Process::start("fio", fio, &scratch.path("fio.log"));
+    daemon.wait_until_all_carry_io(&PATHS);
+
+    network.nodes[0].cut_silently();
+    let cut = Instant::now();
+    daemon.wait_for_path(PATHS[0], "neither active nor suspect", |state| {
+        state != "active" && state != "suspect"
+    });
+    println!("{} failed {:.2} s after the silent cut", PATHS[0], cut.elapsed().as_secs_f64());
+    daemon.wait_until_all_carry_io(&PATHS[1..]);
+    std::thread::sleep(Duration::from_secs(2));
+    fio.assert_running();
+
+    network.nodes[0].heal();
+    daemon.wait_until_active(PATHS[0]);
+    println!("{} active again {:.2} s after the silent cut", PATHS[0], cut.elapsed().as_secs_f64());
+    daemon.wait_until_all_carry_io(&PATHS);
+    // The session that came back is bound like the first.
+    let sources = network.sources_towards(NODES[0]);
+    assert!(
+        !sources.is_empty() && sources.iter().all(|address| address == SOURCES[0]),
+        "{sources:?}"
+    );
+
+    let status = fio.wait_for_exit(Duration::from_secs(120));
+    assert!(status.success(), "fio ended with {status}:\n{}", fio.output());
+    assert_eq!(daemon.status()["devices"][0]["errors"], 0);
+    daemon.stop();
+}
+
+#[test]
+fn a_wrong_source_is_an_error_that_names_source_and_portal() {
+    let network = Network::new();
+    let scratch = Scratch::new("wrong-source");
+    let pair = network.pair(&scratch);
+    let portal = pair.nodes[0].portal.as_str();
+    let discover = |source: &str| {
+        let limit = Duration::from_secs(60);
+        finish_within(limit, Some(&network.host), MPIO, &["discover", portal, "--source", source])
+    };
+
+    let right = discover(SOURCES[0]);
+    assert_eq!(right.code, Some(0), "{}", right.stderr);
+    assert!(right.stdout.contains(TARGETS[0]), "{}", right.stdout);
+
+    // An address that this host does not have; and one that it has on the other network, from where the
+    // node cannot answer.
+    for wrong in ["10.77.9.9", SOURCES[1]] {
+        let done = discover(wrong);
+        assert_eq!(done.code, Some(1), "from {wrong}: {}\n{}", done.stdout, done.stderr);
+        assert!(done.stderr.starts_with("mpio: "), "{}", done.stderr);
+        for address in [wrong, NODES[0]] {
+            assert!(done.stderr.contains(address), "no {address} in: {}", done.stderr);
+        }
+    }
+    let (absent, unreachable) = (discover("10.77.9.9").stderr, discover(SOURCES[1]).stderr);
+    assert_ne!(
+        absent.replace("10.77.9.9", "X"),
+        unreachable.replace(SOURCES[1], "X"),
+        "a source that is not ours and a portal that does not answer it are different causes"
+    );
+}
+
+#[test]
+fn a_portal_with_a_wrong_source_does_not_keep_the_device_down() {
+    let network = Network::new();
+    let scratch = Scratch::new("half");
+    let pair = network.pair(&scratch);
+    let config = pair.config(&scratch, ["10.77.9.9", SOURCES[1]], "policy = \"round-robin\"");
+    let mut daemon = Daemon::launch(&scratch, Some(&network.host), &config);
+    let status = daemon.wait_until_active(PATHS[1]);
+    assert_eq!(status["devices"][0]["state"], "degraded", "{status}");
+    assert!(
+        network.sources_towards(NODES[0]).is_empty(),
+        "connected to {} from an address of its own choice",
+        NODES[0]
+    );
+    let log = daemon.log();
+    assert!(log.contains("10.77.9.9") && log.contains(NODES[0]), "{log}");
+    daemon.stop();
+}
+
+/// The harness itself: both subnets work, a silent cut is silent, a healed one works again.
+#[test]
+fn namespaces_connect_and_cut() {
+    require(&["iscsi-ls"]);
+    let network = Network::new();
+    let scratch = Scratch::new("namespaces");
+    let _pair = network.pair(&scratch);
+    let list = |node: &str| {
+        let limit = Duration::from_secs(3);
+        finish_within(limit, Some(&network.host), "iscsi-ls", &[&format!("iscsi://{node}:3260")])
+            .code
+    };
+    assert_eq!(NODES.map(list), [Some(0), Some(0)]);
+    network.nodes[0].cut_silently();
+    assert_eq!(NODES.map(list), [Some(124), Some(0)], "silence, not a refusal");
+    network.nodes[0].heal();
+    assert_eq!(NODES.map(list), [Some(0), Some(0)]);
+    network.host.set_link(LINK_A, false);
+    assert_ne!(list(NODES[0]), Some(0));
+    network.host.set_link(LINK_A, true);
+}
