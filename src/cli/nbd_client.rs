@@ -2,7 +2,6 @@
 //!
 //! Requests are pipelined: whatever was submitted is sent before the next event is waited for.
 
-use crate::base::Payload;
 use crate::control::config::Export;
 use crate::export::client::{Answer, Client, ClientConfig, ClientError, ClientEvent, Exported, Op};
 use crate::limits::{RECV_BUFFER, SEND_SEGMENTS_MAX};
@@ -55,6 +54,7 @@ pub struct Connection {
     receive: BytesMut,
     segments: Vec<Bytes>,
     patience: Duration,
+    unanswered: usize,
     /// The export as the server described it.
     pub exported: Exported,
 }
@@ -94,6 +94,7 @@ impl Connection {
             receive: BytesMut::new(),
             segments: Vec::new(),
             patience,
+            unanswered: 0,
             exported,
         };
         match connection.event()? {
@@ -107,14 +108,15 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Requests in flight.
+    /// Requests whose answer was not taken yet: in flight, or waiting for [`Connection::answer`].
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.client.in_flight()
+        self.unanswered
     }
 
     /// Queues a request under `token`.
     pub fn submit(&mut self, token: u64, op: Op) {
+        self.unanswered += 1;
         self.client.submit(token, op);
     }
 
@@ -124,7 +126,11 @@ impl Connection {
     /// When the connection ends, or nothing comes in time.
     pub fn answer(&mut self) -> Result<(u64, Result<Answer, NbdError>), NbdClientError> {
         match self.event()? {
-            ClientEvent::Done { token, result } => Ok((token, result)),
+            ClientEvent::Done { token, result } => {
+                assert!(self.unanswered > 0, "an answer to {token} without a request");
+                self.unanswered -= 1;
+                Ok((token, result))
+            }
             _ => Err(self.protocol(ClientError::Unexpected("handshake"))),
         }
     }

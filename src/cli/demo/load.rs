@@ -319,8 +319,8 @@ mod tests {
             });
             worker.run(&counts).unwrap();
         });
-        worker.verify(&counts).unwrap();
         worker.flush(&counts).unwrap();
+        worker.verify(&counts).unwrap();
         worker.close();
         std::fs::remove_file(path).unwrap();
         counts

@@ -18,6 +18,7 @@ use crate::control::log;
 use load::{BLOCK, Counts, Worker};
 use mpio_target::{Fault, PairConfig, Rule, TargetPair};
 use script::Act;
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,7 +77,8 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
         paths: Vec::new(),
         seconds: Vec::new(),
         last: Vec::new(),
-        events_seen: 0,
+        last_event: String::new(),
+        shown: HashSet::new(),
     };
     let verdict = show.play(&export, seconds);
     let Show { daemon, paths, seconds, targets, .. } = show;
@@ -215,7 +217,10 @@ struct Show {
     seconds: Vec<Second>,
     /// Commands of each path when it was last looked at.
     last: Vec<u64>,
-    events_seen: usize,
+    /// Time of the last event that was looked at.
+    last_event: String,
+    /// What was shown since the last act: a refusal that comes again every second is told once.
+    shown: HashSet<(String, String, String)>,
 }
 
 impl Show {
@@ -254,7 +259,7 @@ impl Show {
             if let Some(status) = status.filter(usable) {
                 self.paths = status.paths.iter().map(|path| path.name.clone()).collect();
                 self.last = status.paths.iter().map(|path| path.reads + path.writes).collect();
-                self.events_seen = status.events.len();
+                self.last_event = status.events.last().map_or(String::new(), |e| e.at.clone());
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -321,6 +326,7 @@ impl Show {
             while let Some((when, act)) = acts.next_if(|(when, _)| *when < end) {
                 sleep_until(start + when);
                 self.act(act)?;
+                self.shown.clear();
                 events.push(act.text(&self.paths[act.node()]));
             }
             sleep_until(start + end);
@@ -358,11 +364,17 @@ impl Show {
                 self.last[index] = carried;
                 states[index] = path.state.to_string();
             }
-            // The ring of events is longer than anything that can happen in a second here.
-            for event in status.events.iter().skip(self.events_seen) {
-                events.push(format!("{} {}: {}", event.path, event.what, event.why));
+            for event in &status.events {
+                if event.at <= self.last_event {
+                    continue;
+                }
+                self.last_event.clone_from(&event.at);
+                let why = event.why.split_once(" (").map_or(event.why.as_str(), |(why, _)| why);
+                let key = (event.path.clone(), event.what.clone(), why.to_owned());
+                if self.shown.insert(key) {
+                    events.push(format!("{} {}: {why}", event.path, event.what));
+                }
             }
-            self.events_seen = status.events.len();
             if status.held_writes > 0 {
                 events.push(format!(
                     "{} writes wait for the proof that an earlier copy is dead",

@@ -106,8 +106,8 @@ pub fn line(second: &Second, paths: &[String]) -> String {
         let state = second.states.get(index).map_or("", String::as_str);
         let cell = match (share(second, index), state) {
             (Some(share), "active" | "standby") => format!("{share:>3} %"),
+            (Some(0) | None, state) => state.to_owned(),
             (Some(share), state) => format!("{state} {share:>3} %"),
-            (None, state) => state.to_owned(),
         };
         let _ = write!(out, "  {cell:>width$}", width = width(path));
     }
@@ -167,8 +167,7 @@ pub fn html(title: &str, paths: &[String], seconds: &[Second], verdict: &Verdict
             escape(path)
         );
     }
-    let rows: String =
-        seconds.iter().map(|second| format!("{}", escape(&line(second, paths)))).collect();
+    let rows: String = seconds.iter().map(|second| escape(&line(second, paths))).collect();
     format!(
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>\
          <style>body{{font:15px system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}\
