@@ -185,7 +185,7 @@ fn ready_to_transfer() {
         assert_eq!((out.offset, out.lun, out.task_tag), (at, LUN, tag.0));
         assert_eq!(out.transfer_tag, if at < 58_192 { 0x7000 } else { 0x7001 });
         assert_eq!(out.data_sn.0, sn);
-        assert!(out.data_len <= 8193 && (out.last || out.data_len % 4 == 0));
+        assert!(out.data_len <= 8193 && (out.last || out.data_len.is_multiple_of(4)));
         assert_eq!(pdu.data, data[at as usize..][..pdu.data.len()]);
         at += out.data_len;
         assert_eq!(out.last, at == 58_192 || at == 100_000);
