@@ -511,8 +511,10 @@ fn stat_sn() {
 fn lost_commands() {
     let mut s = Script::logged_in(config(), TGTD);
     s.read(1, 512);
-    s.write(2, &pattern(9000));
+    let second = s.write(2, &pattern(9000));
+    assert_eq!(s.session.was_sent(second), Some(false));
     s.take();
+    assert_eq!(s.session.was_sent(second), Some(true));
     s.write(3, &pattern(100));
     s.session.handle_closed(at(5), CloseReason::Errno(104));
     s.session.handle_closed(at(6), CloseReason::Eof);
@@ -529,7 +531,7 @@ fn lost_commands() {
         ),
         "{events:?}"
     );
-    assert!(!s.session.can_submit());
+    assert!(!s.session.can_submit() && s.session.was_sent(second).is_none());
     s.feed(&[0; 480]);
     assert!(s.events().is_empty());
 }
