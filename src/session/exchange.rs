@@ -38,7 +38,8 @@ pub(super) struct Exchange {
 
 impl Session {
     /// Asks for all targets (discovery session) or for the addresses of this one. Answered by
-    /// [`Event::Targets`]. Ignored outside full feature phase and while an exchange is in progress.
+    /// [`Event::Targets`]. Ignored outside full feature phase and while an exchange is in progress. On a
+    /// normal session `tgtd` closes the connection for it.
     pub fn send_targets(&mut self, now: Instant) {
         let what = if self.config.is_discovery() { "All" } else { "" };
         let mut text = TextWriter::new();

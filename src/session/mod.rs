@@ -287,8 +287,14 @@ impl Session {
 
     /// When the target last moved a command on (sent data or an R2T for it), or it was submitted.
     #[must_use]
-    pub fn last_progress(&mut self, tag: TaskTag) -> Option<Instant> {
-        self.tasks.get(tag.0).map(|task| task.progress)
+    pub fn last_progress(&self, tag: TaskTag) -> Option<Instant> {
+        self.tasks.peek(tag.0).map(|task| task.progress)
+    }
+
+    /// Whether a byte of a live command was handed to the kernel, so that it may execute.
+    #[must_use]
+    pub fn was_sent(&self, tag: TaskTag) -> Option<bool> {
+        self.tasks.peek(tag.0).map(|task| self.tx.handed() > task.start)
     }
 
     /// Counters.

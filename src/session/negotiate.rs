@@ -254,11 +254,8 @@ impl Negotiation {
             Rule::And => wanted == 1 || got == 0,
             Rule::Or => wanted == 0 || got == 1,
             Rule::Declared => true,
-            Rule::List => match self.digests[i] {
-                Digest::None => got == 0,
-                Digest::Crc32c => got == 1,
-                Digest::PreferCrc32c => true,
-            },
+            // None where only CRC32C was offered: `finish` says so in better words.
+            Rule::List => got == 0 || self.digests[i] != Digest::None,
         };
         if allowed { Ok(got) } else { Err(bad(row.name, value, "outside what was offered")) }
     }

@@ -137,6 +137,12 @@ impl Tasks {
         (task.live && task.generation == generation_of(tag)).then_some(task)
     }
 
+    /// The same, to look at.
+    pub fn peek(&self, tag: u32) -> Option<&Task> {
+        let task = self.slots.get(usize::from(slot_of(tag)))?;
+        (task.live && task.generation == generation_of(tag)).then_some(task)
+    }
+
     /// Frees the slot of a live task. What it held was taken out before.
     #[inline]
     pub fn remove(&mut self, tag: u32) {

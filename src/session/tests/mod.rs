@@ -1,3 +1,10 @@
-//! The session against literal bytes and against a scripted target.
+//! The session against literal bytes, against scripted answers, and against a small model target.
 
+mod commands;
+mod literal;
+mod login;
+mod manage;
+mod model;
 mod script;
+mod text;
+mod time;

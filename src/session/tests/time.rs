@@ -1,0 +1,85 @@
+//! Pings and silence.
+
+use super::script::*;
+use crate::base::Duration;
+use crate::session::*;
+use crate::wire::iscsi::TAG_NONE;
+use crate::wire::iscsi::request::NopOut;
+use crate::wire::iscsi::response::{DataIn, NopIn};
+
+fn pong(s: &mut Script, millis: u64) {
+    let sent = s.sent();
+    let nop = NopOut::parse(&sent.last().expect("a ping").bhs);
+    let header = NopIn {
+        task_tag: nop.task_tag,
+        transfer_tag: TAG_NONE,
+        numbers: s.status(),
+        ..NopIn::default()
+    };
+    s.now = at(millis);
+    s.feed_pdu(&header.to_bhs(), &[]);
+}
+
+/// An idle connection is pinged once per interval, and is closed when that is not answered.
+#[test]
+fn idle() {
+    let mut s = Script::logged_in(config(), TGTD);
+    assert_eq!(s.session.poll_deadline(), Some((at(500), Deadline::Ping)));
+    s.session.handle_timeout(at(499));
+    assert!(s.sent().is_empty());
+    s.session.handle_timeout(at(500));
+    pong(&mut s, 510);
+    assert_eq!(s.session.poll_deadline(), Some((at(1010), Deadline::Ping)));
+    s.session.handle_timeout(at(1020));
+    s.sent();
+    assert_eq!(s.session.poll_deadline(), Some((at(2020), Deadline::Silence)));
+    s.session.handle_timeout(at(2020));
+    assert_eq!(s.closed(), SessionError::Silence(Duration::from_secs(1)));
+}
+
+/// With a command in flight: silence counts from the later of submit and last byte, and a ping goes out
+/// before it is called silence. Pings keep a slow command's session alive.
+#[test]
+fn busy() {
+    let mut s = Script::logged_in(config(), TGTD);
+    s.now = at(400);
+    let tag = s.read(1, 512);
+    assert_eq!(s.session.last_progress(tag), Some(at(400)));
+    assert_eq!(s.session.poll_deadline(), Some((at(900), Deadline::Ping)));
+    s.session.handle_timeout(at(900));
+    assert_eq!(s.session.poll_deadline(), Some((at(1400), Deadline::Silence)));
+    pong(&mut s, 950);
+    for round in 0..100 {
+        let due = 950 + 510 * round + 500;
+        assert_eq!(s.session.poll_deadline(), Some((at(due), Deadline::Ping)));
+        s.session.handle_timeout(at(due));
+        pong(&mut s, due + 10);
+    }
+    // A single byte of a PDU is a sign of life too; the command is no further.
+    s.now = at(60_000);
+    s.feed(&[0x25]);
+    assert_eq!(s.session.poll_deadline(), Some((at(60_500), Deadline::Ping)));
+    assert_eq!(s.session.last_progress(tag), Some(at(400)));
+    let mut header = DataIn { task_tag: tag.0, numbers: s.numbers(), ..DataIn::default() };
+    header.data_len = 100;
+    let bytes = s.pdu(&header.to_bhs(), &[0; 100]);
+    s.now = at(60_100);
+    s.feed(&bytes[1..]);
+    assert_eq!(s.session.last_progress(tag), Some(at(60_100)));
+    s.session.set_silence_timeout(Duration::from_secs(10));
+    s.session.handle_timeout(at(60_600));
+    assert_eq!(s.session.poll_deadline(), Some((at(70_100), Deadline::Silence)));
+    s.session.handle_timeout(at(70_100));
+    assert!(matches!(s.closed(), SessionError::Silence(_)));
+}
+
+/// A ping interval above the silence timeout does not make a connection silent without having asked.
+#[test]
+fn interval_above_the_timeout() {
+    let mut s = Script::logged_in(config(), TGTD);
+    s.session.set_nop_interval(Duration::from_secs(30));
+    assert_eq!(s.session.poll_deadline(), Some((at(500), Deadline::Ping)));
+    s.session.handle_timeout(at(5000));
+    assert_eq!(s.session.state(), State::FullFeature);
+    assert_eq!(s.session.poll_deadline(), Some((at(6000), Deadline::Silence)));
+}
