@@ -6,7 +6,7 @@
 
 use super::handler::device_status;
 use super::shared::{Asked, Shared};
-use crate::api::{DeviceState, PathState};
+use crate::api::{DeviceState, PathState, PathStatus};
 use crate::control::discovery::{self, Question};
 use crate::control::runtime;
 use std::rc::Rc;
@@ -124,7 +124,6 @@ pub async fn first_verdict(shared: &Shared) -> Result<(), String> {
                     None => still.push(device),
                     Some(Ok(())) => {}
                     Some(Err(why)) => {
-                        tracing::error!("{why}");
                         hopeless.push(why);
                     }
                 }
@@ -167,13 +166,24 @@ async fn look(shared: &Shared, device: usize) -> Option<Result<(), String>> {
         tracing::info!(device = %name, export = %status.export, state = %status.state, "ready");
         return Some(Ok(()));
     }
-    let all_wrong = !status.paths.is_empty()
-        && status.paths.iter().all(|path| path.state == PathState::Mismatched);
-    all_wrong.then(|| {
-        let why = status.paths.iter().map(|path| format!("path {}: {}", path.name, path.reason));
+    // A path that failed is tried again for ever; but while none ever worked, that each has failed means
+    // that what was asked for is not there now: no such LUN, refused logins, dead portals.
+    let gone = |path: &PathStatus| match path.state {
+        PathState::Mismatched | PathState::Failed => true,
+        PathState::Connecting => path.failures > 0,
+        _ => false,
+    };
+    let never = status.reads + status.writes == 0 && status.size_bytes.is_none();
+    let hopeless = !status.paths.is_empty() && status.paths.iter().all(gone);
+    (hopeless && never).then(|| {
+        let why = |path: &PathStatus| {
+            let why = if path.reason.is_empty() { &path.last_failure } else { &path.reason };
+            format!("path {}: {why}", path.name)
+        };
+        let why: Vec<String> = status.paths.iter().map(why).collect();
         Err(format!(
             "device {name}: no path leads to what is configured: {}; try: mpio discover",
-            why.collect::<Vec<_>>().join("; ")
+            why.join("; ")
         ))
     })
 }
