@@ -91,7 +91,11 @@ impl Rig {
 fn path_spec(pair: &TargetPair, index: usize, digest: Digest) -> PathSpec {
     let node = &pair.pair().config().nodes[index];
     PathSpec {
-        name: format!("{}:{}", ["a", "b"][index], node.target.rsplit(':').next().unwrap()),
+        name: format!(
+            "{}:{}",
+            ["a", "b"][index],
+            node.target.rsplit(':').next().unwrap_or_default()
+        ),
         portal_name: ["a", "b"][index].to_owned(),
         portal: pair.node(index).addr(),
         source: None,

@@ -196,10 +196,9 @@ impl Lane {
     }
 
     fn check_drained(&mut self) {
-        if self.draining.is_some() && self.devices.iter().all(|d| d.drained) {
-            if let Some(reply) = self.draining.take() {
-                let _ = reply.send(());
-            }
+        let all = self.devices.iter().all(|d| d.drained);
+        if let Some(reply) = self.draining.take_if(|_| all) {
+            let _ = reply.send(());
         }
     }
 

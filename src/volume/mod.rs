@@ -426,11 +426,9 @@ impl Volume {
     }
 
     fn mark_client(&mut self, id: ClientId) {
-        if let Some(client) = self.clients.get_mut(id.into()) {
-            if !client.dirty {
-                client.dirty = true;
-                self.dirty_clients.push(id);
-            }
+        if let Some(client) = self.clients.get_mut(id.into()).filter(|client| !client.dirty) {
+            client.dirty = true;
+            self.dirty_clients.push(id);
         }
     }
 }
