@@ -83,8 +83,9 @@ fn device_text(d: &DeviceStatus, out: &mut String) {
     }
     let skip = d.events.len().saturating_sub(EVENTS_SHOWN);
     for event in &d.events[skip..] {
-        let _ =
-            writeln!(out, "  {}  {}  {}  {}", event.at, event.path, event.what, safe(&event.why));
+        // What happens to the device as a whole has no path.
+        let path = if event.path.is_empty() { "-" } else { &event.path };
+        let _ = writeln!(out, "  {}  {path}  {}  {}", event.at, event.what, safe(&event.why));
     }
 }
 

@@ -186,6 +186,7 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), Vec<ConfigError>> {
     })?;
     let base = path.parent().unwrap_or(Path::new("."));
     let (mut config, warnings) = build::parse(&name, &text, base)?;
-    config.file = Some(path.to_owned());
+    // Shown by `status`, to people in other directories.
+    config.file = Some(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
     Ok((config, warnings))
 }

@@ -144,6 +144,7 @@ async fn life(options: Options) -> Result<(), DaemonError> {
         () = wait(signals.as_mut()) => tracing::warn!("told to stop again: not waiting any longer"),
     }
     shared.end_lanes();
+    tracing::info!("stopped");
     ended
 }
 
