@@ -35,7 +35,8 @@ const EDGES: Edges = &[
         "control",
         &["base", "limits", "stats", "wire", "session", "export", "path", "volume", "api", "lane"],
     ),
-    ("cli", &["base", "limits", "stats", "wire", "path", "volume", "api", "control"]),
+    // `export` for the client's side of NBD, which the demo's load drives.
+    ("cli", &["base", "limits", "stats", "wire", "export", "path", "volume", "api", "control"]),
     ("lib", &[]),
     ("main", &["cli"]),
 ];

@@ -42,6 +42,9 @@ pub struct Cli {
 /// Commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// See it work: two targets, one device, paths that die under a verified load
+    #[command(after_help = DEMO_HELP)]
+    Demo(DemoArgs),
     /// Ask portals what they offer: targets, portals, LUNs
     #[command(after_help = DISCOVER_HELP)]
     Discover(DiscoverArgs),
@@ -67,6 +70,14 @@ pub enum Command {
     #[command(after_help = PATH_HELP)]
     Path(PathArgs),
 }
+
+const DEMO_HELP: &str = "\
+Needs no root and no configuration; everything stays on the loopback interface and in memory.
+Exit code 0 only if every byte read back was right.
+
+Examples:
+  mpio demo
+  mpio demo --seconds 60 --export tcp:127.0.0.1:10809 --report demo.html";
 
 const DISCOVER_HELP: &str = "\
 Each portal is asked from its source address and from no other. Exit code 1 if one could not be asked.
@@ -125,6 +136,23 @@ pub struct LogArgs {
     pub log_format: LogFormat,
     /// What is logged: error, warn, info, debug, trace; or by part, such as info,mpio::lane=debug
     #[arg(long, default_value = "info", value_name = "FILTER")]
+    pub log_level: String,
+}
+
+/// `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Length of the load [default: 10]
+    #[arg(long, value_name = "N")]
+    pub seconds: Option<u64>,
+    /// Where to export the device [default: a unix socket in a directory of its own]
+    #[arg(long, value_name = "ADDR")]
+    pub export: Option<String>,
+    /// Write what was seen to one HTML file
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+    /// What is logged to stderr meanwhile
+    #[arg(long, default_value = "error", value_name = "FILTER")]
     pub log_level: String,
 }
 

@@ -8,7 +8,9 @@ mod admin;
 pub mod args;
 pub mod client;
 mod config_check;
+mod demo;
 mod discover;
+mod nbd_client;
 mod output;
 mod serve;
 mod status;
@@ -65,6 +67,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     let control = cli.control.as_deref();
     match cli.command {
+        Command::Demo(args) => demo::run(&args),
         Command::Discover(args) => discover::run(&args),
         Command::Serve(args) => serve::serve(&args, control),
         Command::Attach(args) => serve::attach(&args, control),

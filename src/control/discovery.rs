@@ -151,10 +151,14 @@ async fn ask_at(question: &Question, portal: SocketAddr) -> Result<Vec<Record>, 
             }
             Err(error) => error,
         };
-        let AskError::Login { error: LoginError::Redirect { address, .. }, .. } = &error else {
-            return Err(error);
+        let redirect = match &error {
+            AskError::Login { error, .. } => match &**error {
+                LoginError::Redirect { address, .. } => follow(address, question, &been),
+                _ => None,
+            },
+            _ => None,
         };
-        match follow(address, question, &been) {
+        match redirect {
             Some(next) => at = next,
             None => return Err(error),
         }

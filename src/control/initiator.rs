@@ -33,7 +33,7 @@ pub enum AskError {
         /// From where to where.
         way: Way,
         /// What the login ended with.
-        error: LoginError,
+        error: Box<LoginError>,
     },
     /// A login, and then no answer.
     #[error("{way}: {error}; try: again, or the target's log")]
@@ -41,7 +41,7 @@ pub enum AskError {
         /// From where to where.
         way: Way,
         /// What the session ended with.
-        error: SessionError,
+        error: Box<SessionError>,
     },
     /// This process cannot.
     #[error("{0}; try: check the limits of this process")]
@@ -60,6 +60,10 @@ fn hint(error: &LoginError) -> &'static str {
         LoginError::Status { class: 2, detail: 3 | 4 } => "mpio discover shows the target names",
         LoginError::Redirect { .. } => "a [[portal]] with that address, or redirect_allow",
         LoginError::Status { class: 3, .. } | LoginError::Status { class: 2, detail: 6 } => "later",
+        LoginError::Frame(_)
+        | LoginError::Text(_)
+        | LoginError::Protocol(_)
+        | LoginError::UnexpectedPdu { .. } => "is it an iSCSI target that listens there?",
         _ => "the target's log",
     }
 }
@@ -99,9 +103,11 @@ impl Initiator {
             match initiator.event().await {
                 Event::LoggedIn => return Ok(initiator),
                 Event::LoginFailed(error) => {
-                    return Err(AskError::Login { way: way.clone(), error });
+                    return Err(AskError::Login { way: way.clone(), error: error.into() });
                 }
-                Event::Closed(error) => return Err(AskError::Session { way: way.clone(), error }),
+                Event::Closed(error) => {
+                    return Err(AskError::Session { way: way.clone(), error: error.into() });
+                }
                 _ => {}
             }
         }
@@ -164,7 +170,7 @@ impl Initiator {
     }
 
     fn ended(&self, error: SessionError) -> AskError {
-        AskError::Session { way: self.way.clone(), error }
+        AskError::Session { way: self.way.clone(), error: error.into() }
     }
 
     fn now(&self) -> Instant {

@@ -538,8 +538,8 @@ fn chap() {
     let (config, _) =
         build::parse("m.toml", &portal(line), &dir).map_err(|e| e[0].to_string()).unwrap();
     let chap = config.portals[1].chap.as_ref().unwrap();
-    assert_eq!(chap.secret, b"initiator secret");
-    assert_eq!(chap.mutual.as_ref().unwrap().1, b"target secret 12");
+    assert_eq!(**chap.secret, *b"initiator secret");
+    assert_eq!(**chap.mutual.as_ref().unwrap().1, *b"target secret 12");
     assert!(config.portals[1].discovery_chap.is_some());
     assert_eq!(
         found("chap = { user = \"h\", secret_file = \"short\", allow_short_secret = true }"),

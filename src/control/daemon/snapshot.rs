@@ -97,7 +97,7 @@ fn path(path: &PathSnapshot) -> PathStatus {
         last_failure: path.last_failure.clone(),
         session: path.negotiated.as_ref().map(|negotiated| SessionStatus {
             isid: data_encoding::HEXLOWER.encode(&path.isid),
-            tsih: negotiated.tsih.into(),
+            tsih: negotiated.tsih,
             header_digest: digest(negotiated.header_digest),
             data_digest: digest(negotiated.data_digest),
             immediate_data: negotiated.immediate_data,

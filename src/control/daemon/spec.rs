@@ -1,11 +1,12 @@
 //! From the configuration to what a lane builds.
 
-use crate::control::config::{Config, Device, values};
+use crate::control::config::{Config, Device, Portal, values};
 use crate::control::isid;
 use crate::control::plan::NewPath;
 use crate::session::chap::CredentialsError;
 use crate::volume::spec::{DeviceSpec, PathSpec};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// How ISIDs are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,9 +76,15 @@ pub fn path(
         chap,
         header_digest: portal.header_digest,
         data_digest: portal.data_digest,
-        redirect_allow: portal.redirect_allow.clone(),
+        redirect_allow: redirects(config, portal),
         weight: weight.map_or(1, |(_, weight)| *weight),
         preferred: device.prefer.as_ref() == Some(&path.name),
         order: path.order(config),
     })
+}
+
+/// Where a redirect may lead: to any portal of the configuration, and to what the portal allows besides.
+fn redirects(config: &Config, portal: &Portal) -> Arc<[SocketAddr]> {
+    let portals = config.portals.iter().filter_map(|portal| portal.address.socket_addr());
+    portals.chain(portal.redirect_allow.iter().copied()).collect()
 }
