@@ -132,7 +132,13 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
     /// How logs are written to stderr: text, or json (one object per line)
-    #[arg(long, value_enum, default_value = "text", value_name = "FORMAT", hide_possible_values = true)]
+    #[arg(
+        long,
+        value_enum,
+        default_value = "text",
+        value_name = "FORMAT",
+        hide_possible_values = true
+    )]
     pub log_format: LogFormat,
     /// What is logged: error, warn, info, debug, trace; or by part, such as info,mpio::lane=debug
     #[arg(long, default_value = "info", value_name = "FILTER")]

@@ -49,7 +49,8 @@ fn a_device_on_a_unix_socket() {
     let rig = Embedded::start("attach-unix");
     let socket = rig.scratch.path("disk.sock");
     let export = format!("unix:{}", socket.display());
-    let (mut process, control) = attach(&rig, &["--lun", "0", "--export", &export, "--policy", "FOO"]);
+    let (mut process, control) =
+        attach(&rig, &["--lun", "0", "--export", &export, "--policy", "FOO"]);
     let status = status(&mut process, &control);
     let device = &status["devices"][0];
     assert_eq!((&device["name"], &device["policy"]), (&"disk0".into(), &"failover".into()));
@@ -115,7 +116,10 @@ fn what_can_never_work_ends_with_its_reason() {
     let wrong = "naa.60000000000000000000000000000001";
     let line = last(&attempt(&rig, &["--lun", "0", "--export", &socket, "--wwid", wrong]));
     let there = "naa.6000000102030405060708090a0b0c0d";
-    says(&line, &["mpio: device disk0: no path leads to what is configured", wrong, there, "try: "]);
+    says(
+        &line,
+        &["mpio: device disk0: no path leads to what is configured", wrong, there, "try: "],
+    );
     let line = last(&attempt(&rig, &["--lun", "7", "--export", &socket]));
     says(&line, &["mpio: device disk0: no path leads to what is configured", "LUN 7", "try: "]);
     let control = rig.scratch.path("control.sock").to_string_lossy().into_owned();
@@ -128,28 +132,27 @@ fn what_can_never_work_ends_with_its_reason() {
     says(&last(&done), &[&format!("portal {dead}: connection refused"), "try: "]);
 }
 
-/// Two units that look alike are not one: the second path is refused, and the first one serves.
+/// Two units with different names are not one: the second path is refused, and the first one serves.
 #[test]
-fn units_that_only_look_alike_are_not_merged() {
-    let config = mpio_target::PairConfig { mirrored: false, ..Default::default() };
+fn units_of_different_identity_are_not_merged() {
+    let mut config = mpio_target::PairConfig { mirrored: false, ..Default::default() };
+    config.nodes[1].identity.naa.as_mut().unwrap()[15] ^= 1;
     let rig = Embedded::with("attach-alike", config);
-    // Content that differs: the probe sees it, whatever the names say.
-    for index in 0..2 {
-        let noise = crate::harness::noise(1 << 20, index as u64);
-        rig.pair.pair().store(index).write(0, &noise).unwrap();
-    }
     let socket = rig.scratch.path("disk.sock");
     let export = format!("unix:{}", socket.display());
     let (mut process, control) = attach(&rig, &["--lun", "0", "--export", &export]);
-    let status = wait_for(SETTLE, "one path that is mismatched", || {
+    let paths = wait_for(SETTLE, "one path that is mismatched", || {
         process.assert_running();
         let done = mpio(&["status", "--json", "--control", &control]);
         let status: Value = serde_json::from_str(&done.stdout).ok()?;
         let paths = status["devices"][0]["paths"].as_array()?.clone();
-        paths.iter().any(|path| path["state"] == "mismatched").then_some(paths)
+        let has = |state: &str| paths.iter().any(|path| path["state"] == state);
+        (has("mismatched") && has("active")).then_some(paths)
     });
-    let wrong = status.iter().find(|path| path["state"] == "mismatched").unwrap();
-    says(wrong["reason"].as_str().unwrap(), &["content"]);
+    let wrong = paths.iter().find(|path| path["state"] == "mismatched").unwrap();
+    // Both names are told: the one that is expected and the one that is there.
+    let reason = wrong["reason"].as_str().unwrap();
+    says(reason, &["naa.6000000102030405060708090a0b0c0d", "naa.6000000102030405060708090a0b0c0c"]);
     process.signal(Signal::SIGTERM);
     assert!(process.wait_for_exit(SETTLE).success());
 }

@@ -4,11 +4,13 @@
 //! one that answers while a target is still missing everywhere. Paths that were found are the lanes'
 //! business from then on, whatever a later answer says.
 
-use super::handler::device_status;
+use super::handler::{device_status, first_lane};
 use super::shared::{Asked, Shared};
-use crate::api::{DeviceState, PathState};
+use crate::api::DeviceState;
 use crate::control::discovery::{self, Question};
 use crate::control::runtime;
+use crate::path::State;
+use crate::volume::admin::PathSnapshot;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -167,13 +169,23 @@ async fn look(shared: &Shared, device: usize) -> Option<Result<(), String>> {
         tracing::info!(device = %name, export = %status.export, state = %status.state, "ready");
         return Some(Ok(()));
     }
-    let all_wrong = !status.paths.is_empty()
-        && status.paths.iter().all(|path| path.state == PathState::Mismatched);
-    all_wrong.then(|| {
-        let why = status.paths.iter().map(|path| format!("path {}: {}", path.name, path.reason));
-        Err(format!(
-            "device {name}: no path leads to what is configured: {}; try: mpio discover",
-            why.collect::<Vec<_>>().join("; ")
-        ))
-    })
+    let wrong = wrong_paths(shared, device).await?;
+    Some(Err(format!(
+        "device {name}: no path leads to what is configured: {}; try: mpio discover",
+        wrong.join("; ")
+    )))
+}
+
+/// What is wrong with each path, if that is something that only a change of configuration cures.
+async fn wrong_paths(shared: &Shared, device: usize) -> Option<Vec<String>> {
+    let snapshot = first_lane(shared, device).await.ok()?;
+    let wrong = |path: &PathSnapshot| match path.state {
+        State::Mismatched => Some(format!("path {}: {}", path.name, path.reason)),
+        State::Failed if path.misconfigured => {
+            Some(format!("path {}: {}", path.name, path.last_failure))
+        }
+        _ => None,
+    };
+    let all: Option<Vec<String>> = snapshot.paths.iter().map(wrong).collect();
+    all.filter(|paths| !paths.is_empty())
 }
