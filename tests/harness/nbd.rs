@@ -80,10 +80,26 @@ impl Raw {
     /// # Errors
     /// When the server closes instead.
     pub fn go(&mut self, name: &str) -> io::Result<(u32, Vec<u8>)> {
+        self.send_go(name)?;
+        self.go_reply()
+    }
+
+    /// The first half of [`go`](Raw::go).
+    ///
+    /// # Errors
+    /// When the server has closed.
+    pub fn send_go(&mut self, name: &str) -> io::Result<()> {
         let mut data = (name.len() as u32).to_be_bytes().to_vec();
         data.extend(name.as_bytes());
         data.extend([0, 0]);
-        self.send_option(OPT_GO, &data)?;
+        self.send_option(OPT_GO, &data)
+    }
+
+    /// The second half of [`go`](Raw::go).
+    ///
+    /// # Errors
+    /// When the server closes instead.
+    pub fn go_reply(&mut self) -> io::Result<(u32, Vec<u8>)> {
         loop {
             let (kind, data) = self.option_reply()?;
             // NBD_REP_INFO comes before the verdict.

@@ -1,7 +1,7 @@
 //! Discovery jobs: one task per portal, until everything that is configured was found.
 //!
-//! A portal that does not answer is asked again, after 1 s first, then ever more seldom, up to 30 s; so is
-//! one that answers while a target is still missing everywhere. Paths that were found are the lanes'
+//! A portal that does not answer is asked again, after 1 s first, then ever more seldom, up to 5 s: a client
+//! may be waiting for it. One that answers while a target is still missing everywhere is asked up to every 30 s. Paths that were found are the lanes'
 //! business from then on, whatever a later answer says.
 
 use super::handler::{device_status, first_lane};
@@ -15,7 +15,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Between questions to a portal that does not answer.
+const LONGEST_DOWN: Duration = Duration::from_secs(5);
+/// Between questions to a portal that answers and lacks a target.
+const LONGEST_INCOMPLETE: Duration = Duration::from_secs(30);
 
 /// How long a start is watched before it is left alone.
 const WATCHED: Duration = Duration::from_secs(60);
@@ -34,6 +37,7 @@ async fn portal(shared: Rc<Shared>, index: usize) {
     loop {
         let result =
             if portal.discovery { ask(&shared, index).await } else { fixed(&shared, index).await };
+        let longest = if result.is_ok() { LONGEST_INCOMPLETE } else { LONGEST_DOWN };
         match result {
             Ok(()) => {
                 if !told.is_empty() {
@@ -54,7 +58,7 @@ async fn portal(shared: Rc<Shared>, index: usize) {
             }
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(longest);
     }
 }
 
