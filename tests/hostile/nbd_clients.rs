@@ -16,7 +16,10 @@ const CONNECTIONS: usize = 2200;
 fn raise_limit() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-    assert!(hard > 2 * CONNECTIONS as u64, "ulimit -n: {hard} descriptors are too few for this test");
+    assert!(
+        hard > 2 * CONNECTIONS as u64,
+        "ulimit -n: {hard} descriptors are too few for this test"
+    );
 }
 
 /// Thousands of connections that say nothing: those beyond the limit are closed, a client that was there before is
