@@ -1,5 +1,6 @@
 //! Peers that lie, stall and flood, on both sides of a real daemon: it lives, what is well-behaved is served, memory
 //! and descriptors stay bounded, and the reason is told.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "lane/client.rs"]
 mod client;
