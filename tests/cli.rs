@@ -1,213 +1,137 @@
-//! The program as an administrator runs it, against the embedded pair: output, exit codes, the demo.
+//! Every command as an administrator meets it: exit codes, what is printed where, and what each message says.
 //!
-//! What needs real targets is in `real_targets.rs`; single messages are tested beside the code that
-//! words them.
+//! Deliberately not here: what a daemon does under load or attack (`tests/hostile.rs`), and its life from start
+//! to end (`tests/daemon.rs`).
 
-use mpio_target::{PairConfig, TargetPair};
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+#[path = "cli/attach.rs"]
+mod attach;
+#[path = "cli/check.rs"]
+mod check;
+#[path = "cli/discover.rs"]
+mod discover;
+mod harness;
+#[path = "cli/running.rs"]
+mod running;
 
-const TARGETS: [&str; 2] = ["iqn.2026-11.example.san:ha1", "iqn.2026-11.example.san:ha1partner"];
+use harness::daemon::mpio;
+use harness::process::Finished;
 
-fn mpio() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mpio"));
-    command.stdin(Stdio::null());
-    command
-}
-
-fn run(words: &[&str]) -> Output {
-    mpio().args(words).output().expect("the program runs")
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn pair() -> TargetPair {
-    let mut config = PairConfig::default();
-    for node in &mut config.nodes {
-        node.lun = 1;
+/// Exit code and message of a command that must fail: one or more lines, each `mpio: what: why; try: …`.
+#[track_caller]
+fn refused(done: &Finished, code: i32) -> &str {
+    assert_eq!(done.code, Some(code), "{done:?}");
+    let lines: Vec<&str> = done.stderr.lines().collect();
+    assert!(!lines.is_empty(), "it says nothing: {done:?}");
+    for line in &lines {
+        let text = line.strip_prefix("mpio: ").unwrap_or_else(|| panic!("no `mpio: `: {line}"));
+        assert!(text.contains(": ") && text.contains("; try: "), "no cause or remedy: {line}");
     }
-    TargetPair::start(config).expect("loopback is there")
+    &done.stderr
 }
 
-fn directory(name: &str) -> PathBuf {
-    let dir = std::env::temp_dir().join(format!("mpio-cli-{name}-{}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&dir);
-    std::fs::create_dir_all(&dir).expect("a temporary directory");
-    dir
-}
-
-/// Ends the process however the test ends.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+/// Whether `text` has all of `parts`.
+#[track_caller]
+fn says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }
 }
 
-fn attach(pair: &TargetPair, dir: &Path, more: &[&str]) -> Running {
-    let portals = [0, 1].map(|node| format!("{}@127.0.0.1", pair.node(node).addr()));
-    let export = format!("unix:{}", dir.join("x.sock").display());
-    let child = mpio()
-        .args(["attach", "--portal", &portals[0], "--portal", &portals[1]])
-        .args(["--target", TARGETS[0], TARGETS[1], "--export", &export, "--trust-identity"])
-        .arg("--control")
-        .arg(dir.join("control.sock"))
-        .args(more)
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program runs");
-    Running(child)
-}
-
 #[test]
-fn the_demo_cuts_heals_and_finds_every_byte_right() {
-    let dir = directory("demo");
-    let report = dir.join("demo.html");
-    let output =
-        run(&["demo", "--seconds", "8", "--report", report.to_str().expect("a path in UTF-8")]);
-    let text = stdout(&output);
-    assert_eq!(output.status.code(), Some(0), "{text}\n{}", stderr(&output));
-    for words in [
-        "CUT: a:ha1",
-        "HEAL: packets to a:ha1",
-        "CUT: the target of b:ha1partner",
-        "0 wrong blocks, 0 errors",
-    ] {
-        assert!(text.contains(words), "{words:?} in\n{text}");
-    }
-    let html = std::fs::read_to_string(&report).expect("the report was written");
-    assert!(html.contains("every byte was right") && html.contains("<svg"));
-    std::fs::remove_dir_all(dir).expect("the directory is ours");
-}
-
-#[test]
-fn discover_lists_targets_and_luns_and_names_portals_that_do_not_answer() {
-    let pair = pair();
-    let (a, b) = (pair.node(0).addr().to_string(), pair.node(1).addr().to_string());
-    let output = run(&["discover", &a, &b, "--source", "127.0.0.1", "--json"]);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
-    for (index, name) in TARGETS.iter().enumerate() {
-        let target = &found["portals"][index]["targets"][0];
-        assert_eq!(target["name"], *name);
-        assert_eq!(target["luns"][0]["lun"], 1);
-        assert_eq!(target["luns"][0]["size_bytes"], 64 << 20);
-        assert!(target["luns"][0]["wwid"].as_str().expect("a WWID").starts_with("naa."));
-    }
-    pair.node(1).kill();
-    let output = run(&["discover", &a, &b]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(stdout(&output).contains(TARGETS[0]), "the other portal is still listed");
-    let expected = format!("mpio: discovery: portal {b}: connection refused: ");
-    assert!(stderr(&output).starts_with(&expected), "{}", stderr(&output));
-}
-
-#[test]
-fn attach_status_policy_path_and_a_clean_end() {
-    let (pair, dir) = (pair(), directory("attach"));
-    let mut running = attach(&pair, &dir, &["--lun", "1"]);
-    let control = dir.join("control.sock");
-    let control = control.to_str().expect("a path in UTF-8");
-    let until = Instant::now() + Duration::from_secs(20);
-    let status = loop {
-        let output = run(&["status", "--json", "--control", control]);
-        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        if status["devices"][0]["state"] == "ok" {
-            break status;
-        }
-        assert!(Instant::now() < until, "not ok: {status}");
-        std::thread::sleep(Duration::from_millis(50));
-    };
-    let names = |i: usize| status["devices"][0]["paths"][i]["name"].clone();
-    assert_eq!((names(0), names(1)), ("p1:ha1".into(), "p2:ha1partner".into()));
-    assert_eq!(status["devices"][0]["paths"][0]["source"], "127.0.0.1");
-    let ask = |words: &[&str]| {
-        let output = run(&[words, &["--control", control]].concat());
-        (output.status.code(), stdout(&output) + &stderr(&output))
-    };
-    assert_eq!(ask(&["policy", "disk0", "LQD"]), (Some(0), "disk0: least-queue-depth\n".into()));
-    assert_eq!(ask(&["path", "disk0", "p1:ha1", "disable"]).0, Some(0));
-    let (code, text) = ask(&["path", "disk0", "p2:ha1partner", "disable"]);
-    assert!(code == Some(1) && text.contains("--force"), "{code:?} {text}");
-    assert_eq!(ask(&["path", "disk0", "p3:ha1", "enable"]).0, Some(2));
-    assert_eq!(ask(&["status", "disk1"]).0, Some(2));
-    let pid = nix::unistd::Pid::from_raw(running.0.id() as i32);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it is running");
-    assert_eq!(running.0.wait().expect("it ends").code(), Some(0));
-    assert!(!dir.join("x.sock").exists() && !Path::new(control).exists());
-    assert_eq!(ask(&["status"]).0, Some(3));
-    std::fs::remove_dir_all(dir).expect("the directory is ours");
-}
-
-#[test]
-fn attach_gives_up_on_a_lun_that_does_not_exist_and_on_another_wwid() {
-    let pair = pair();
-    let cases: [(&[&str], &str); 2] = [
-        (&["--lun", "7"], "the target has no LUN here"),
-        (
-            &["--lun", "1", "--wwid", "naa.6000000000000000000000000000beef"],
-            "naa.6000000000000000000000000000beef",
-        ),
+fn every_command_explains_itself() {
+    let commands: [(&str, &[&str]); 9] = [
+        ("", &["Examples:", "mpio attach", "Exit codes: 0 done, 1 tried and failed, 2 wrong"]),
+        ("discover", &["Usage: mpio discover", "PORTAL[@SOURCE]", "--source", "Examples:"]),
+        ("serve", &["Usage: mpio serve", "--config <FILE>", "--log-format", "SIGTERM", "Example:"]),
+        ("attach", &["--portal", "--target", "--lun", "--export", "--policy", "Example:"]),
+        ("config", &["check"]),
+        ("config check", &["Usage: mpio config check", "<FILE>", "memory"]),
+        ("status", &["[DEVICE]", "--json", "--control"]),
+        ("policy", &["failover (FOO)", "round-robin (RR)", "--weight", "--prefer", "Examples:"]),
+        ("path", &["disable", "enable", "recheck", "--force", "last usable", "Examples:"]),
     ];
-    for (index, (flags, words)) in cases.into_iter().enumerate() {
-        let dir = directory(&format!("hopeless-{index}"));
-        let mut running = attach(&pair, &dir, flags);
-        let mut text = String::new();
-        running.0.stderr.take().expect("it is piped").read_to_string(&mut text).expect("text");
-        assert_eq!(running.0.wait().expect("it ends").code(), Some(1), "{text}");
-        let last = text.lines().last().expect("a message");
-        assert!(last.starts_with("mpio: device disk0: ") && last.contains(words), "{last}");
-        std::fs::remove_dir_all(dir).expect("the directory is ours");
+    for (command, parts) in commands {
+        let words: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
+        let help = mpio(&words);
+        assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""), "mpio {command} --help");
+        says(&help.stdout, parts);
+        // The usage line is one line, however long.
+        let mut lines = help.stdout.lines().filter(|line| !line.starts_with("Usage:"));
+        let wide = lines.find(|line| line.chars().count() > 100);
+        assert_eq!(wide, None, "mpio {command} --help is wider than a terminal");
+    }
+    let version = mpio(&["--version"]);
+    assert_eq!(version.code, Some(0));
+    assert_eq!(version.stdout, format!("mpio {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn wrong_arguments_are_exit_code_2_and_one_line_with_a_remedy() {
+    let nothing = mpio(&[]);
+    assert_eq!((nothing.code, nothing.stdout.as_str()), (Some(2), ""));
+    says(&nothing.stderr, &["Usage: mpio", "Commands:"]);
+    let cases: [(&[&str], &[&str]); 8] = [
+        (&["statsu"], &["unrecognized subcommand 'statsu'", "'status'"]),
+        (&["status", "--jsno"], &["unexpected argument '--jsno'", "'--json'"]),
+        (&["serve"], &["--config <FILE>"]),
+        (&["discover"], &["<PORTAL[@SOURCE]>"]),
+        (&["attach", "--lun", "x"], &["invalid value 'x' for '--lun <N>'"]),
+        (&["path", "vm0", "a:ha1", "away"], &["'away'", "disable, enable, recheck"]),
+        (&["policy", "vm0", "--weight", "a:ha1=0"], &["PATH=N, N from 1 to 100"]),
+        (&["serve", "--config", "/dev/null", "--log-level", "=?="], &["--log-level"]),
+    ];
+    for (arguments, parts) in cases {
+        let done = mpio(arguments);
+        let text = refused(&done, 2);
+        assert_eq!((text.lines().count(), done.stdout.as_str()), (1, ""), "{text}");
+        says(text, parts);
     }
 }
 
 #[test]
-fn config_check_and_its_exit_codes() {
-    let dir = directory("config");
-    let file = dir.join("m.toml");
-    let text = "[initiator]\nname = \"iqn.2026-11.example:x\"\n[[portal]]\nname = \"a\"\naddress = \"127.0.0.1\"\n\
-                [[device]]\nname = \"vm0\"\ntargets = [\"iqn.2026-11.example:t\"]\nlun = 1\nexport = \"tcp:127.0.0.1\"\n";
-    let check = |text: &str| {
-        std::fs::write(&file, text).expect("a file");
-        run(&["config", "check", file.to_str().expect("a path in UTF-8")])
-    };
-    let good = check(text);
-    assert_eq!(good.status.code(), Some(0), "{}", stderr(&good));
-    assert!(stdout(&good).contains("memory: at most "), "{}", stdout(&good));
-    let bad = check(&text.replace("lun = 1", "lnu = 1"));
-    assert_eq!(bad.status.code(), Some(2));
-    let expected = format!("mpio: {}:9: unknown key lnu in [[device]]; try: lun\n", file.display());
-    assert!(stderr(&bad).contains(&expected), "{}", stderr(&bad));
-    let wrong =
-        check(&text.replace(
-            "address = \"127.0.0.1\"",
-            "address = \"127.0.0.1\"\nsource = \"203.0.113.5\"",
-        ));
-    assert_eq!(wrong.status.code(), Some(2));
-    assert!(stderr(&wrong).contains("source 203.0.113.5 is not an address of this host"));
-    std::fs::remove_dir_all(dir).expect("the directory is ours");
+fn without_a_daemon_the_exit_code_is_3() {
+    let scratch = harness::Scratch::new("cli-none");
+    let nothing = scratch.path("nothing.sock");
+    // A socket that was left behind: there is a file, and nobody listens.
+    let stale = scratch.path("stale.sock");
+    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    let file = scratch.file("file", "");
+    for (path, why) in [
+        (&nothing, "there is no such socket"),
+        (&stale, "nobody listens there"),
+        (&file, "nobody listens there"),
+    ] {
+        let path = path.to_string_lossy();
+        for command in [&["status"][..], &["status", "--json"], &["policy", "vm0"]] {
+            let done = mpio(&[command, &["--control", &path]].concat());
+            let text = refused(&done, 3);
+            says(text, &["no daemon", &path, why, "mpio serve --config FILE", "--control"]);
+            assert_eq!(done.stdout, "");
+        }
+        let done = mpio(&["path", "vm0", "a:ha1", "disable", "--control", &path]);
+        says(refused(&done, 3), &["no daemon"]);
+    }
 }
 
+/// A reader that has seen enough is no error: no message, no panic, exit code 0.
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
-    let mut child = mpio()
-        .args(["--help"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it runs");
-    drop(child.stdout.take());
-    let mut text = String::new();
-    BufReader::new(child.stderr.take().expect("it is piped")).read_line(&mut text).expect("text");
-    assert_eq!((child.wait().expect("it ends").code(), text.as_str()), (Some(0), ""));
+fn a_closed_pipe_is_no_error() {
+    let scratch = harness::Scratch::new("cli-pipe");
+    let mpio = harness::daemon::MPIO;
+    let code = scratch.path("code");
+    let run = |arguments: &str, to: &str| {
+        let script =
+            format!("( sleep 0.2; {mpio} {arguments}; echo $? > {} ) {to}", code.display());
+        let done = harness::process::finish(None, "sh", &["-c", &script]);
+        (std::fs::read_to_string(&code).unwrap(), done)
+    };
+    for arguments in ["--help", "--version", "attach --help"] {
+        let (code, done) = run(arguments, "| head -n 0");
+        assert_eq!((code.as_str(), done.stderr.as_str()), ("0\n", ""), "{arguments}");
+    }
+    // The same for messages: whoever closed stderr gets the exit code only.
+    for arguments in ["", "statsu"] {
+        let (code, done) = run(arguments, "2>&1 | head -n 0");
+        assert_eq!((code.as_str(), done.stderr.as_str()), ("2\n", ""), "{arguments}");
+    }
 }

@@ -105,6 +105,7 @@ const SHARED_WITH_TOOLS: &[&str] = &["wire/", "base/", "limits.rs"];
 /// Where unsafe code may stand, and why.
 const UNSAFE: &[(&str, &str)] = &[
     ("src/ring/", "io_uring takes pointers"),
+    ("tests/daemon/io_uring.rs", "a seccomp filter between fork and exec"),
     ("tests/ring_alloc.rs", "a global allocator that counts"),
 ];
 

@@ -131,8 +131,14 @@ pub enum LogFormat {
 /// Flags of everything that logs.
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
-    /// How logs are written to stderr
-    #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
+    /// How logs are written to stderr: text, or json (one object per line)
+    #[arg(
+        long,
+        value_enum,
+        default_value = "text",
+        value_name = "FORMAT",
+        hide_possible_values = true
+    )]
     pub log_format: LogFormat,
     /// What is logged: error, warn, info, debug, trace; or by part, such as info,mpio::lane=debug
     #[arg(long, default_value = "info", value_name = "FILTER")]
@@ -302,8 +308,8 @@ pub struct PathArgs {
     /// Path, such as a:ha1
     #[arg(value_name = "PATH")]
     pub path: String,
-    /// What to do with it
-    #[arg(value_enum, value_name = "ACTION")]
+    /// disable (drain it and log out), enable (bring it back), or recheck (identity and readiness)
+    #[arg(value_enum, value_name = "ACTION", hide_possible_values = true)]
     pub action: PathActionArg,
     /// Even if it is the last usable one
     #[arg(long)]

@@ -2,6 +2,7 @@
 
 use super::Failure;
 use crate::api::{self, Answer, Command, ErrorKind, Outcome, Request};
+use crate::control::config::secret::plain;
 use crate::control::dirs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -18,7 +19,14 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub fn ask(control: Option<&Path>, command: Command) -> Result<Outcome, Failure> {
     let (stream, path) = connect(control)?;
     let broken = |error: io::Error| {
-        Failure::unreachable(format!("daemon at {}: {error}; try: mpio status", path.display()))
+        let why = match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                format!("no answer within {} s", TIMEOUT.as_secs())
+            }
+            _ => plain(&error),
+        };
+        let hint = "again, or the daemon's log";
+        Failure::unreachable(format!("daemon at {}: {why}; try: {hint}", path.display()))
     };
     let line = exchange(stream, &Request::new(command)).map_err(broken)?;
     let answer: Answer = serde_json::from_str(&line).map_err(|error| {
@@ -49,12 +57,17 @@ fn exchange(mut stream: UnixStream, request: &Request) -> io::Result<String> {
     stream.set_write_timeout(Some(TIMEOUT))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    stream.write_all(&line)?;
+    // A daemon that refuses the user says so and closes without reading: its answer counts, not our write.
+    let written = stream.write_all(&line);
     let mut answer = String::new();
-    BufReader::new(stream.take(api::LINE_MAX as u64)).read_line(&mut answer)?;
+    let read = BufReader::new(stream.take(api::LINE_MAX as u64)).read_line(&mut answer);
     match answer.is_empty() {
-        true => Err(io::Error::other("it closed the connection without an answer")),
-        false => Ok(answer),
+        false => read.map(|_| answer),
+        true => {
+            written?;
+            read?;
+            Err(io::Error::other("it closed the connection without an answer"))
+        }
     }
 }
 
@@ -76,7 +89,7 @@ fn cause(error: &io::Error) -> String {
         io::ErrorKind::NotFound => "there is no such socket".to_owned(),
         io::ErrorKind::ConnectionRefused => "nobody listens there".to_owned(),
         io::ErrorKind::PermissionDenied => "it belongs to another user".to_owned(),
-        _ => error.to_string(),
+        _ => plain(error),
     }
 }
 

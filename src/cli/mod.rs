@@ -87,7 +87,7 @@ fn arguments(error: &clap::Error) -> ExitCode {
             ExitCode::SUCCESS
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            eprint!("{}", error.render());
+            output::complain(&error.render().to_string());
             ExitCode::from(2)
         }
         _ => {

@@ -21,6 +21,11 @@ pub fn error(message: &str) {
     let _ = writeln!(io::stderr().lock(), "mpio: {message}");
 }
 
+/// Writes text to stderr as it is. Nobody is left to be told when that fails.
+pub fn complain(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
 /// Writes a line of progress to stderr, only where somebody watches.
 pub fn progress(message: &str) {
     let mut stderr = io::stderr().lock();

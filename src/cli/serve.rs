@@ -232,8 +232,9 @@ mod tests {
             "arguments: portal p3 is the same way as portal p2; try: another address, source or interface"
         );
         assert!(
-            message("--policy LB")
-                .starts_with("--policy: policy least-bytes is not available in this version")
+            message("--policy LB").starts_with(
+                "--policy: least-bytes is not available in this version; try: failover"
+            )
         );
         assert!(
             message("--chap-user u --chap-secret-file /nonexistent")

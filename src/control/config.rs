@@ -182,10 +182,13 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), Vec<ConfigError>> {
             .iter()
             .filter(|&&b| b == b'\n')
             .count();
-        alone(format!("line {line} is not UTF-8"), "a text file in UTF-8")
+        let problem = "this line is not UTF-8".to_owned();
+        let hint = Some("a text file in UTF-8".to_owned());
+        vec![ConfigError { file: name.clone(), line, problem, hint }]
     })?;
     let base = path.parent().unwrap_or(Path::new("."));
     let (mut config, warnings) = build::parse(&name, &text, base)?;
-    config.file = Some(path.to_owned());
+    // Shown by `status`, to people in other directories.
+    config.file = Some(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
     Ok((config, warnings))
 }

@@ -28,8 +28,10 @@ pub enum AskError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// A connection, and no login.
-    #[error("{way}: {error}; try: {}", hint(.error))]
+    #[error("{way}: {error}; try: {}", hint(.error, *.chap))]
     Login {
+        /// Whether CHAP was offered.
+        chap: bool,
         /// From where to where.
         way: Way,
         /// What the login ended with.
@@ -49,8 +51,11 @@ pub enum AskError {
 }
 
 /// What an administrator can do about a login that failed.
-fn hint(error: &LoginError) -> &'static str {
+fn hint(error: &LoginError, chap: bool) -> &'static str {
     match error {
+        LoginError::Status { class: 2, detail: 1 } if !chap => {
+            "CHAP: chap = { … } in the [[portal]], or --chap-user and --chap-secret-file"
+        }
         LoginError::Status { class: 2, detail: 1 } | LoginError::Authentication(_) => {
             "the CHAP names and secrets on both sides"
         }
@@ -88,6 +93,7 @@ impl Initiator {
         patience: Duration,
     ) -> Result<Initiator, AskError> {
         let mut entropy = [0; 64];
+        let chap = config.chap.is_some();
         getrandom::fill(&mut entropy).map_err(|error| AskError::System(error.to_string()))?;
         let stream = connect(way, patience).await?;
         let mut initiator = Initiator {
@@ -103,7 +109,7 @@ impl Initiator {
             match initiator.event().await {
                 Event::LoggedIn => return Ok(initiator),
                 Event::LoginFailed(error) => {
-                    return Err(AskError::Login { way: way.clone(), error: error.into() });
+                    return Err(AskError::Login { chap, way: way.clone(), error: error.into() });
                 }
                 Event::Closed(error) => {
                     return Err(AskError::Session { way: way.clone(), error: error.into() });

@@ -76,7 +76,9 @@ pub fn unix(
             "a path in a directory that this user can write to",
         )
     };
-    if let Some(dir) = path.parent().filter(|dir| !dir.exists()) {
+    // The directory of a bare file name is the empty path, and there.
+    let missing = |dir: &&Path| !dir.as_os_str().is_empty() && !dir.exists();
+    if let Some(dir) = path.parent().filter(missing) {
         std::fs::DirBuilder::new().mode(0o755).create(dir).map_err(io)?;
     }
     remove_stale(what, path)?;

@@ -46,11 +46,11 @@ fn write(line: &Line) {
     let Notice { level, path, what, why } = notice;
     let path = path.as_deref().unwrap_or("-");
     if *dropped > 0 {
-        tracing::warn!(device, "{dropped} notices were dropped: the log could not keep up");
+        tracing::warn!(%device, "{dropped} notices were dropped: the log could not keep up");
     }
     match level {
-        Level::Info => tracing::info!(device, path, "{what}: {why}"),
-        Level::Warn => tracing::warn!(device, path, "{what}: {why}"),
-        Level::Error => tracing::error!(device, path, "{what}: {why}"),
+        Level::Info => tracing::info!(%device, %path, "{what}: {why}"),
+        Level::Warn => tracing::warn!(%device, %path, "{what}: {why}"),
+        Level::Error => tracing::error!(%device, %path, "{what}: {why}"),
     }
 }

@@ -69,10 +69,10 @@ const NAMES: [(&str, Known); 15] = [
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     /// A policy that this version does not have yet; its canonical name.
-    #[error("policy {0} is not available in this version; available: {AVAILABLE}")]
+    #[error("{0} is not available in this version")]
     Later(&'static str),
     /// Not the name of any policy.
-    #[error("unknown policy {0:?}; available: {AVAILABLE}")]
+    #[error("{0:?} is not a policy")]
     Unknown(String),
 }
 
@@ -144,15 +144,14 @@ mod tests {
         }
         assert_eq!(
             "LB".parse::<Policy>().expect_err("later").to_string(),
-            "policy least-bytes is not available in this version; available: failover, \
-             round-robin, least-queue-depth"
+            "least-bytes is not available in this version"
         );
     }
 
     #[test]
     fn anything_else_is_unknown_and_quoted() {
         let error = "round\nrobin".parse::<Policy>().expect_err("unknown");
-        assert!(error.to_string().starts_with("unknown policy \"round\\nrobin\"; available: "));
+        assert_eq!(error.to_string(), "\"round\\nrobin\" is not a policy");
         assert!("".parse::<Policy>().is_err());
     }
 }

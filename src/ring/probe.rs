@@ -14,12 +14,12 @@ pub enum RingError {
     /// The system call does not exist.
     #[error(
         "this kernel has no io_uring (it is older than 5.1 or was built without CONFIG_IO_URING); \
-         mpio needs Linux 5.19 or later"
+         try: Linux 5.19 or later"
     )]
     Missing,
     /// The host's administrator has switched io_uring off, for everybody or for most.
     #[error(
-        "io_uring is switched off on this host (kernel.io_uring_disabled = {value}); allow it with \
+        "io_uring is switched off on this host (kernel.io_uring_disabled = {value}); try: \
          `sysctl -w kernel.io_uring_disabled=0`{group}",
         group = if *.value == 1 {
             ", or put this user into the group that kernel.io_uring_group names"
@@ -32,23 +32,23 @@ pub enum RingError {
     /// Refused, and not by the sysctl.
     #[error(
         "io_uring is refused to this process, most likely by a seccomp filter (usual in containers); \
-         allow io_uring_setup, io_uring_enter and io_uring_register in the container's seccomp profile"
+         try: allow io_uring_setup, io_uring_enter and io_uring_register in the container's seccomp profile"
     )]
     Filtered,
     /// The kernel is too old.
-    #[error("io_uring of this kernel cannot {missing}; mpio needs Linux 5.19 or later")]
+    #[error("io_uring of this kernel cannot {missing}; try: Linux 5.19 or later")]
     TooOld {
         /// The first thing that is missing.
         missing: &'static str,
     },
     /// Locked or kernel memory.
     #[error(
-        "no memory for the io_uring queues; raise the limit of locked memory (`ulimit -l`, or \
+        "no memory for the io_uring queues; try: raise the limit of locked memory (`ulimit -l`, or \
          LimitMEMLOCK= of the service)"
     )]
     Memory,
     /// Anything else.
-    #[error("io_uring cannot be set up: {0}")]
+    #[error("io_uring cannot be set up: {0}; try: the kernel's log")]
     Other(#[source] io::Error),
 }
 
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn each_refusal_names_its_cause_and_remedy() {
-        assert!(text(libc::ENOSYS, None).contains("needs Linux 5.19"));
+        assert!(text(libc::ENOSYS, None).contains("try: Linux 5.19"));
         let group = text(libc::EPERM, Some("1\n"));
         assert!(group.contains("io_uring_disabled = 1") && group.contains("io_uring_group"));
         let nobody = text(libc::EPERM, Some("2\n"));

@@ -14,11 +14,17 @@ pub enum CloseReason {
     #[error("the target closed the connection")]
     Eof,
     /// The socket failed with this errno.
-    #[error("transport error (errno {0})")]
+    #[error("{}", words(*.0))]
     Errno(i32),
     /// This side gave it up.
     #[error("given up by this side")]
     GivenUp,
+}
+
+/// The text of an errno, without its number and without a capital in the middle of a sentence.
+fn words(errno: i32) -> String {
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 /// What authentication failed on (RFC 7143 sections 9.2 and 12.1).

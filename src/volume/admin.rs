@@ -36,6 +36,8 @@ pub struct PathSnapshot {
     pub failures: u64,
     /// The last failure's text.
     pub last_failure: String,
+    /// The last failure is one that only a change of configuration cures, here or on the target.
+    pub misconfigured: bool,
     /// Initiator session id.
     pub isid: [u8; 6],
     /// What login agreed on, while logged in.
@@ -290,6 +292,7 @@ impl Volume {
             in_flight: self.engine.in_flight(link.index),
             failures: self.engine.failures(link.index),
             last_failure: self.engine.last_failure(link.index).to_owned(),
+            misconfigured: link.misconfigured,
             isid: link.spec.isid,
             negotiated: session.and_then(|s| s.negotiated().cloned()),
         }

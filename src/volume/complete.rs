@@ -1,6 +1,6 @@
 //! What happens when a command comes back, or does not: the verdict's side of the life of a part.
 
-use super::request::{self, PartId, PartVerb, Verb};
+use super::request::{self, Flight, PartId, PartVerb, Verb};
 use super::table::Key;
 use super::{Level, Volume, fencing, link};
 use crate::base::{Duration, Instant, Payload};
@@ -21,13 +21,13 @@ pub(super) fn done(
     completion: Completion,
 ) {
     let id = Key::from_token(token);
-    let Some((verb, bytes, started)) = land(v, id, path) else { return };
+    let Some((verb, bytes, flight)) = land(v, id, path) else { return };
     let short = is_short(verb, bytes, &completion);
     let Completion { response, status, sense, data, .. } = completion;
     let outcome = Outcome::new(response, status, sense.as_deref(), short);
     let good = outcome == Outcome::GOOD;
     let ended = if good { Ended::Good } else { Ended::Error };
-    v.engine.finished(path, verb.op(), bytes, now - started, ended);
+    v.engine.finished(path, verb.op(), bytes, now - flight.started, ended);
     if good {
         good_answer(v, now, id, path, verb, data);
     } else {
@@ -43,12 +43,12 @@ fn is_short(verb: PartVerb, bytes: u32, completion: &Completion) -> bool {
 }
 
 /// Takes a part out of flight: its command on `path` has ended in some way.
-fn land(v: &mut Volume, id: PartId, path: PathIndex) -> Option<(PartVerb, u32, Instant)> {
+fn land(v: &mut Volume, id: PartId, path: PathIndex) -> Option<(PartVerb, u32, Flight)> {
     let part = v.parts.get_mut(id)?;
     let flight = part.flight.take()?;
     assert_eq!(flight.path, path, "a command ends on the path that carries it");
     let block_size = v.unit.as_ref().map_or(0, |unit| unit.block_size());
-    Some((part.verb, part.blocks.saturating_mul(block_size), flight.started))
+    Some((part.verb, part.blocks.saturating_mul(block_size), flight))
 }
 
 fn good_answer(
@@ -230,9 +230,12 @@ fn fall_back(v: &mut Volume, now: Instant, id: PartId, verb: PartVerb) -> bool {
 /// target may still execute it.
 pub(super) fn lost(v: &mut Volume, now: Instant, path: PathIndex, token: u64, sent: bool) {
     let id = Key::from_token(token);
-    let Some((verb, bytes, started)) = land(v, id, path) else { return };
-    v.engine.finished(path, verb.op(), bytes, now - started, Ended::Lost);
-    if sent && verb.changes_state() {
+    let Some((verb, bytes, flight)) = land(v, id, path) else { return };
+    v.engine.finished(path, verb.op(), bytes, now - flight.started, Ended::Lost);
+    // On a session that lives, this is ABORT TASK answered with "task does not exist": the target had the
+    // command, has given no status for it, and a reset of the unit is known to have ended what it had.
+    let ended_by_reset = flight.reset && v.links[path.get()].has_socket();
+    if sent && verb.changes_state() && !ended_by_reset {
         fencing::in_doubt(v, now, id, path);
     }
     v.ready.push_front(id);

@@ -71,6 +71,8 @@ pub(super) struct Link {
     pub(super) disabling: bool,
     /// When a unit that was another one is looked at again.
     mismatched_until: Option<Instant>,
+    /// The last failure is one that only a change of configuration cures.
+    pub(super) misconfigured: bool,
 }
 
 /// Token of a probe's command: no part has it, since no table slot is that high.
@@ -96,6 +98,7 @@ impl Link {
             hops: 0,
             disabling: false,
             mismatched_until: None,
+            misconfigured: false,
             spec,
         }
     }
@@ -141,7 +144,8 @@ impl Link {
         own.min(session.map_or(Instant::MAX, |(at, _)| at))
     }
 
-    fn has_socket(&self) -> bool {
+    /// Whether its session lives, or may come to.
+    pub(super) fn has_socket(&self) -> bool {
         !matches!(self.phase, Phase::Waiting | Phase::Closing { .. } | Phase::Disabled)
     }
 }
@@ -280,7 +284,12 @@ pub(super) fn disconnected(
     }
     let why = match error {
         None => format!("the target closed the connection ({})", where_(link)),
-        Some(error) => format!("the connection broke: {error} ({})", where_(link)),
+        Some(error) => {
+            let error = error.to_string();
+            // The number of the errno says nothing to anybody.
+            let error = error.split(" (os error").next().unwrap_or_default().to_lowercase();
+            format!("the connection broke: {error} ({})", where_(link))
+        }
     };
     fail(v, now, path, &why);
 }
@@ -333,6 +342,7 @@ fn end(v: &mut Volume, now: Instant, path: PathIndex, why: &str, retry: Retry) {
     };
     let negotiated = link.session_ref().and_then(Session::negotiated);
     let time2wait = negotiated.map_or(Duration::ZERO, |n| n.time2wait);
+    v.links[path.get()].misconfigured = retry == Retry::Slow;
     let how = if retry == Retry::Slow { Failure::Refused } else { Failure::Transient };
     let served = v.engine.state(path).carries_io();
     let repeated = v.engine.last_failure(path) == why;
@@ -508,12 +518,16 @@ fn step_probe(v: &mut Volume, now: Instant, path: PathIndex) {
         probe::Step::Wait(time) => *resume = Some(now + time),
         probe::Step::Ready(unit) => admit(v, now, path, *unit),
         probe::Step::Failed(error) => {
-            let why = format!("{error} ({})", where_(link));
+            // The number in the address of a single-level LUN, as administrators write it.
+            let lun = link.spec.lun >> 48 & 0x3fff;
+            let why = format!("{error} ({}, LUN {lun})", where_(link));
+            let wrong = matches!(error, probe::ProbeError::NoLun(_));
             let retry = match error {
                 probe::ProbeError::Unusable(_) | probe::ProbeError::CapacityTooLarge => Retry::Slow,
                 _ => Retry::Backoff,
             };
             end(v, now, path, &why, retry);
+            v.links[path.get()].misconfigured |= wrong;
         }
     }
 }

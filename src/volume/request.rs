@@ -174,6 +174,8 @@ pub(super) struct Flight {
     pub(super) path: PathIndex,
     pub(super) tag: TaskTag,
     pub(super) started: Instant,
+    /// A LOGICAL UNIT RESET on another session of the same unit has been answered since it was sent.
+    pub(super) reset: bool,
 }
 
 pub(super) struct Part {

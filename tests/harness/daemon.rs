@@ -5,7 +5,8 @@ use super::netns::NetNs;
 use super::process::{Finished, Process, command, finish};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// The binary under test.
@@ -31,6 +32,17 @@ impl Daemon {
     /// Starts `mpio serve` with `config` in `netns`, and does not wait for its devices.
     #[track_caller]
     pub fn launch(scratch: &Scratch, netns: Option<&NetNs>, config: &str) -> Daemon {
+        Daemon::launch_with(scratch, netns, config, |_| {})
+    }
+
+    /// [`launch`](Daemon::launch), after `change` has added to the command.
+    #[track_caller]
+    pub fn launch_with(
+        scratch: &Scratch,
+        netns: Option<&NetNs>,
+        config: &str,
+        change: impl FnOnce(&mut Command),
+    ) -> Daemon {
         let file = scratch.file("mpio.toml", config);
         let control = scratch.path("control.sock");
         let mut command = command(netns, MPIO);
@@ -42,6 +54,7 @@ impl Daemon {
         for directory in ["runtime", "state"] {
             std::fs::create_dir_all(scratch.path(directory)).unwrap();
         }
+        change(&mut command);
         let process = Process::start("mpio serve", command, &scratch.path("serve.log"));
         Daemon { process, control, export: scratch.path("vm0.sock") }
     }
@@ -144,6 +157,54 @@ impl Daemon {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// Its control socket.
+    pub fn control(&self) -> &Path {
+        &self.control
+    }
+
+    /// The unix socket of its export.
+    pub fn export(&self) -> &Path {
+        &self.export
+    }
+
+    /// Sends it a signal.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Panics if it is not running any more.
+    #[track_caller]
+    pub fn assert_running(&mut self) {
+        self.process.assert_running();
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn wait_for_exit(&mut self, limit: Duration) -> ExitStatus {
+        self.process.wait_for_exit(limit)
+    }
+
+    /// Resident memory in KiB.
+    #[track_caller]
+    pub fn resident_kib(&self) -> u64 {
+        let file = format!("/proc/{}/status", self.pid());
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let line = text.lines().find(|line| line.starts_with("VmRSS:")).expect("a VmRSS line");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+    }
+
+    /// Open descriptors.
+    #[track_caller]
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
     /// SIGTERM; expects exit code 0, and its sockets gone.

@@ -10,6 +10,8 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 pub mod daemon;
+pub mod embedded;
+pub mod nbd;
 pub mod netns;
 pub mod process;
 pub mod tgtd;

@@ -1,8 +1,10 @@
 //! A blocking NBD client over the project's own pure client: one socket, requests pipelined.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use bytes::{Bytes, BytesMut};
 use mpio::base::Payload;
-use mpio::export::client::{Answer, Client, ClientConfig, ClientEvent, Op};
+use mpio::export::client::{Answer, Client, ClientConfig, ClientEvent, Exported, Op};
 use mpio::wire::nbd::NbdError;
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -12,6 +14,7 @@ use std::os::unix::net::UnixStream;
 pub struct NbdClient {
     stream: UnixStream,
     client: Client,
+    pub export: Exported,
     answers: HashMap<u64, Result<Answer, NbdError>>,
     next: u64,
 }
@@ -22,14 +25,14 @@ impl NbdClient {
         stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).expect("a timeout");
         let mut client = Client::new(ClientConfig::new(export));
         let mut stream = stream;
-        loop {
+        let export = loop {
             match client.poll_event() {
-                Some(ClientEvent::Ready(_)) => break,
+                Some(ClientEvent::Ready(export)) => break export,
                 Some(other) => panic!("handshake ended with {other:?}"),
                 None => pump(&mut stream, &mut client),
             }
-        }
-        NbdClient { stream, client, answers: HashMap::new(), next: 0 }
+        };
+        NbdClient { stream, client, export, answers: HashMap::new(), next: 0 }
     }
 
     /// Sends a request without waiting for its answer.
@@ -70,6 +73,17 @@ impl NbdClient {
             Answer::Data(data) => Ok(data.to_vec()),
             other => panic!("READ answered with {other:?}"),
         }
+    }
+
+    pub fn other(
+        &mut self,
+        command: mpio::wire::nbd::Command,
+        flags: u16,
+        offset: u64,
+        len: u32,
+    ) -> Result<Answer, NbdError> {
+        let token = self.start(Op::Other { command, flags, offset, len });
+        self.finish(token)
     }
 }
 

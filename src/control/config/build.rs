@@ -6,7 +6,7 @@ use super::values::{self, Address, Export, ISCSI_PORT, Wrong};
 use super::{Config, ConfigError, Device, Portal, Target, Warning, check, secret};
 use crate::base::Duration;
 use crate::limits;
-use crate::path::Policy;
+use crate::path::{AVAILABLE, Policy};
 use crate::volume::spec::{Digest, Failback, FenceMode, Tunables};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -40,7 +40,11 @@ pub fn parse(
         Ok(root) => root,
         Err(error) => {
             let line = error.span().map_or(0, |span| problems.line(span.start));
-            problems.add(line, format!("this is not TOML: {}", error.message()), None);
+            let hint = "key = value in every line, texts in \"quotes\", [tables] in brackets";
+            let there = text.lines().nth(line.saturating_sub(1)).unwrap_or_default().trim();
+            let there: String = there.chars().take(60).collect();
+            let problem = format!("this is not TOML: {}: `{there}`", error.message());
+            problems.add(line, problem, Some(hint.into()));
             return Err(problems.into_errors());
         }
     };
@@ -226,7 +230,12 @@ fn targets(section: &Section<'_>, lun: Option<u64>) -> Option<Vec<Target>> {
 
 /// A policy by any of its names.
 pub fn policy(text: &str) -> Result<Policy, Wrong> {
-    text.parse::<Policy>().map_err(|error| Wrong::new(error.to_string(), "round-robin"))
+    text.parse::<Policy>().map_err(|error| Wrong::new(error.to_string(), policies(text)))
+}
+
+/// The policy that was meant, or all there are.
+pub fn policies(meant: &str) -> String {
+    suggest(meant, AVAILABLE.split(", ")).unwrap_or(AVAILABLE).to_owned()
 }
 
 fn weights(section: Section<'_>) -> Vec<(String, u32)> {

@@ -245,7 +245,7 @@ fn values_of_the_wrong_type() {
         ),
         (
             device("policy = \"LB\""),
-            "m.toml:19: policy: policy least-bytes is not available in this version; available: failover, round-robin, least-queue-depth; try: round-robin",
+            "m.toml:19: policy: least-bytes is not available in this version; try: failover, round-robin, least-queue-depth",
         ),
         (device("policy = 3"), "m.toml:19: policy: 3 is a number; try: a string in quotes"),
         (

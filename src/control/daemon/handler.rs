@@ -6,10 +6,12 @@ use crate::api::{
     self, Command, DeviceState, Error, ErrorKind, Outcome, PathAction, PolicyStatus, Status,
 };
 use crate::base::Duration;
+use crate::control::config::build;
 use crate::control::config::document::suggest;
 use crate::control::server::Handler;
 use crate::lane;
 use crate::path::Policy;
+use crate::volume::admin::Snapshot;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use tokio::sync::oneshot;
@@ -50,10 +52,8 @@ impl Admin {
             return Ok(index);
         }
         let known = || devices.iter().map(|device| device.name.as_str());
-        let hint = suggest(name, known()).map_or_else(
-            || format!("one of {}", known().collect::<Vec<_>>().join(", ")),
-            str::to_owned,
-        );
+        let hint = suggest(name, known())
+            .map_or_else(|| known().collect::<Vec<_>>().join(", "), str::to_owned);
         Err(Error::new(ErrorKind::NotFound, format!("device {name}"), "there is no such device")
             .hint(hint))
     }
@@ -66,7 +66,7 @@ impl Admin {
         let hint = match (suggest(path, known.iter().map(String::as_str)), known.is_empty()) {
             (Some(near), _) => near.to_owned(),
             (None, true) => "again when discovery has found paths".to_owned(),
-            (None, false) => format!("one of {}", known.join(", ")),
+            (None, false) => known.join(", "),
         };
         let device = &self.shared.config.devices[device].name;
         Err(Error::new(
@@ -102,6 +102,7 @@ impl Admin {
             .map(|name| {
                 name.parse::<Policy>().map_err(|error| {
                     Error::new(ErrorKind::Invalid, format!("policy {name}"), error.to_string())
+                        .hint(build::policies(name))
                 })
             })
             .transpose()?;
@@ -127,10 +128,7 @@ impl Admin {
     /// The policy with what it works on: weights and preference of every path.
     async fn policy_status(&self, index: usize, policy: Policy) -> Result<PolicyStatus, Error> {
         let device = self.shared.config.devices[index].name.clone();
-        let name = Some(device.clone());
-        let command = |reply| lane::Command::Status { device: name, reply };
-        let snapshots = self.ask(index, 0, LANE_TIMEOUT, command).await?;
-        let paths = snapshots.first().map(|s| s.paths.as_slice()).unwrap_or_default();
+        let paths = first_lane(&self.shared, index).await?.paths;
         Ok(PolicyStatus {
             device,
             policy: policy.to_string(),
@@ -195,7 +193,7 @@ fn refused(error: &lane::CommandError) -> Error {
             format!("path {path}"),
             format!("device {device} has no such path"),
         )
-        .hint(format!("one of {known}")),
+        .hint(known.clone()),
         lane::CommandError::Refused(AdminError::LastPath { device, path }) => Error::new(
             ErrorKind::Refused,
             format!("path {path}"),
@@ -226,6 +224,18 @@ async fn ask<T>(
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(_)) | Err(_) => Err(stuck(&shared.config.devices[device].name)),
     }
+}
+
+/// What the first lane of a device sees. All of them have the same paths.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn first_lane(shared: &Shared, device: usize) -> Result<Snapshot, Error> {
+    let name = shared.config.devices[device].name.clone();
+    let wanted = Some(name.clone());
+    let command = |reply| lane::Command::Status { device: wanted, reply };
+    let snapshots = ask(shared, device, 0, LANE_TIMEOUT, command).await?;
+    snapshots.into_iter().next().ok_or_else(|| stuck(&name))
 }
 
 /// The whole status of a device: what its lanes say, and what only control knows.

@@ -1,19 +1,24 @@
 //! Discovery jobs: one task per portal, until everything that is configured was found.
 //!
-//! A portal that does not answer is asked again, after 1 s first, then ever more seldom, up to 30 s; so is
-//! one that answers while a target is still missing everywhere. Paths that were found are the lanes'
+//! A portal that does not answer is asked again, after 1 s first, then ever more seldom, up to 5 s: a client
+//! may be waiting for it. One that answers while a target is still missing everywhere is asked up to every 30 s. Paths that were found are the lanes'
 //! business from then on, whatever a later answer says.
 
-use super::handler::device_status;
+use super::handler::{device_status, first_lane};
 use super::shared::{Asked, Shared};
-use crate::api::{DeviceState, PathState, PathStatus};
+use crate::api::DeviceState;
 use crate::control::discovery::{self, Question};
 use crate::control::runtime;
+use crate::path::State;
+use crate::volume::admin::PathSnapshot;
 use std::rc::Rc;
 use std::time::Duration;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Between questions to a portal that does not answer.
+const LONGEST_DOWN: Duration = Duration::from_secs(5);
+/// Between questions to a portal that answers and lacks a target.
+const LONGEST_INCOMPLETE: Duration = Duration::from_secs(30);
 
 /// How long a start is watched before it is left alone.
 const WATCHED: Duration = Duration::from_secs(60);
@@ -32,6 +37,7 @@ async fn portal(shared: Rc<Shared>, index: usize) {
     loop {
         let result =
             if portal.discovery { ask(&shared, index).await } else { fixed(&shared, index).await };
+        let longest = if result.is_ok() { LONGEST_INCOMPLETE } else { LONGEST_DOWN };
         match result {
             Ok(()) => {
                 if !told.is_empty() {
@@ -52,7 +58,7 @@ async fn portal(shared: Rc<Shared>, index: usize) {
             }
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(longest);
     }
 }
 
@@ -124,6 +130,7 @@ pub async fn first_verdict(shared: &Shared) -> Result<(), String> {
                     None => still.push(device),
                     Some(Ok(())) => {}
                     Some(Err(why)) => {
+                        tracing::error!("{why}");
                         hopeless.push(why);
                     }
                 }
@@ -166,24 +173,23 @@ async fn look(shared: &Shared, device: usize) -> Option<Result<(), String>> {
         tracing::info!(device = %name, export = %status.export, state = %status.state, "ready");
         return Some(Ok(()));
     }
-    // A path that failed is tried again for ever; but while none ever worked, that each has failed means
-    // that what was asked for is not there now: no such LUN, refused logins, dead portals.
-    let gone = |path: &PathStatus| match path.state {
-        PathState::Mismatched | PathState::Failed => true,
-        PathState::Connecting => path.failures > 0,
-        _ => false,
+    let wrong = wrong_paths(shared, device).await?;
+    Some(Err(format!(
+        "device {name}: no path leads to what is configured: {}; try: mpio discover",
+        wrong.join("; ")
+    )))
+}
+
+/// What is wrong with each path, if that is something that only a change of configuration cures.
+async fn wrong_paths(shared: &Shared, device: usize) -> Option<Vec<String>> {
+    let snapshot = first_lane(shared, device).await.ok()?;
+    let wrong = |path: &PathSnapshot| match path.state {
+        State::Mismatched => Some(format!("path {}: {}", path.name, path.reason)),
+        State::Failed if path.misconfigured => {
+            Some(format!("path {}: {}", path.name, path.last_failure))
+        }
+        _ => None,
     };
-    let never = status.reads + status.writes == 0 && status.size_bytes.is_none();
-    let hopeless = !status.paths.is_empty() && status.paths.iter().all(gone);
-    (hopeless && never).then(|| {
-        let why = |path: &PathStatus| {
-            let why = if path.reason.is_empty() { &path.last_failure } else { &path.reason };
-            format!("path {}: {why}", path.name)
-        };
-        let why: Vec<String> = status.paths.iter().map(why).collect();
-        Err(format!(
-            "device {name}: no path leads to what is configured: {}; try: mpio discover",
-            why.join("; ")
-        ))
-    })
+    let all: Option<Vec<String>> = snapshot.paths.iter().map(wrong).collect();
+    all.filter(|paths| !paths.is_empty())
 }

@@ -115,7 +115,7 @@ fn a_static_portal_gives_paths_and_commands_reach_the_lane() {
             assert_eq!(status.policy, "least-queue-depth");
             assert_eq!(
                 refusal(control, policy("LQX", None)),
-                "policy LQX: unknown policy \"LQX\"; available: failover, round-robin, least-queue-depth"
+                "policy LQX: \"LQX\" is not a policy; try: failover, round-robin, least-queue-depth"
             );
             assert_eq!(
                 refusal(control, policy("RR", Some("a:ha3"))),
