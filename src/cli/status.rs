@@ -83,9 +83,8 @@ fn device_text(d: &DeviceStatus, out: &mut String) {
     }
     let skip = d.events.len().saturating_sub(EVENTS_SHOWN);
     for event in &d.events[skip..] {
-        // What happens to the device as a whole has no path.
-        let path = if event.path.is_empty() { "-" } else { &event.path };
-        let _ = writeln!(out, "  {}  {path}  {}  {}", event.at, event.what, safe(&event.why));
+        let path = if event.path.is_empty() { "-" } else { event.path.as_str() };
+        let _ = writeln!(out, "  {}  {}  {}  {}", event.at, path, event.what, safe(&event.why));
     }
 }
 

@@ -125,9 +125,11 @@ async fn life(options: Options) -> Result<(), DaemonError> {
     let hopeless = async {
         let verdict = jobs::first_verdict(&shared).await;
         match verdict {
-            Err(why) if options.must_start => why,
-            _ => std::future::pending().await,
+            Err(why) if options.must_start => return why,
+            Err(why) => tracing::error!("{why}"),
+            Ok(()) => {}
         }
+        std::future::pending().await
     };
     let ended = tokio::select! {
         () = options.stop.notified() => Ok(()),

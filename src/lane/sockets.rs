@@ -22,6 +22,8 @@ pub(super) struct Socket {
     pub(super) sending: bool,
     /// The peer sends no more, or the socket is broken: there is nothing to receive.
     pub(super) ended: bool,
+    /// A send failed: nothing can be sent any more.
+    pub(super) broken: bool,
     /// Close once everything has been sent.
     pub(super) closing: bool,
     /// Given to the ring to be closed: nothing more is asked of it.
@@ -57,6 +59,7 @@ impl Sockets {
             paused: false,
             sending: false,
             ended: false,
+            broken: false,
             closing: false,
             gone: false,
             spare: Vec::new(),

@@ -190,17 +190,15 @@ impl Lane {
     fn give_up(&mut self, index: usize, endpoint: Endpoint) {
         let Some(slot) = self.devices[index].index.get(endpoint) else { return };
         let socket = self.sockets.get_mut(slot);
-        if !socket.gone {
-            socket.gone = true;
-            self.ring.give_up(socket.id);
-        }
+        // A socket that was closed in order may be waiting for a peer that takes nothing: this ends it.
+        socket.gone = true;
+        self.ring.give_up(socket.id);
     }
 
     fn check_drained(&mut self) {
-        if self.draining.is_some() && self.devices.iter().all(|d| d.drained) {
-            if let Some(reply) = self.draining.take() {
-                let _ = reply.send(());
-            }
+        let all = self.devices.iter().all(|d| d.drained);
+        if let Some(reply) = self.draining.take_if(|_| all) {
+            let _ = reply.send(());
         }
     }
 
@@ -358,10 +356,12 @@ fn deliver(now: Instant, device: &mut Device, socket: &mut Socket, completion: C
         Completion::Sent { segments, .. } => {
             socket.sending = false;
             socket.spare = segments;
+            volume.handle_sent(now, endpoint);
             slots.resend.push(slot);
         }
         Completion::SendFailed { error, .. } => {
-            (socket.sending, socket.ended) = (false, true);
+            (socket.sending, socket.ended, socket.broken) = (false, true, true);
+            slots.resend.push(slot);
             volume.handle_disconnected(now, endpoint, Some(&error));
         }
     }
@@ -392,7 +392,7 @@ fn receive(ring: &mut Ring, socket: &mut Socket) {
 
 /// One gathered send, unless one is in flight.
 fn send(ring: &mut Ring, socket: &mut Socket, tx: &mut TxQueue) {
-    if socket.sending || socket.gone || !socket.connected || tx.is_empty() {
+    if socket.sending || socket.gone || socket.broken || !socket.connected || tx.is_empty() {
         return;
     }
     let mut segments = std::mem::take(&mut socket.spare);
@@ -403,8 +403,13 @@ fn send(ring: &mut Ring, socket: &mut Socket, tx: &mut TxQueue) {
 
 /// A client that has been answered everything is closed in order.
 fn close_when_sent(ring: &mut Ring, volume: &mut Volume, socket: &mut Socket) {
-    let sent = volume.tx(socket.endpoint).is_none_or(|tx| tx.is_empty());
-    if socket.closing && !socket.gone && !socket.sending && sent {
+    if !socket.closing || socket.gone || socket.sending {
+        return;
+    }
+    if socket.broken {
+        socket.gone = true;
+        ring.give_up(socket.id);
+    } else if volume.tx(socket.endpoint).is_none_or(|tx| tx.is_empty()) {
         socket.gone = true;
         ring.close(socket.id);
     }

@@ -2,7 +2,7 @@
 
 use super::request::{self, Asker, Request, Stage, Verb};
 use super::table::Key;
-use super::{Action, Level, Volume, block_ops, transfer};
+use super::{Action, Level, Volume, block_ops, memory, transfer};
 use crate::base::{Duration, Instant, Payload};
 use crate::export::{Catalog, Connection, Event, ExportInfo, Handle, Kind, OpenError, Reply};
 use crate::limits;
@@ -35,13 +35,20 @@ pub(super) struct Client {
     pub(super) dirty: bool,
     /// Since when an open waits for the unit to become known.
     opening: Option<Instant>,
+    /// Payload bytes that it is booked with, and whether it waits for more ([`super::memory`]).
+    pub(super) accounted: u64,
+    pub(super) blocked: bool,
     /// In transmission: counted in `status`.
     pub(super) open: bool,
-    closing: bool,
+    /// Since when the driver has been closing the socket.
+    closing: Option<Instant>,
 }
 
 /// How long a client's GO is held while the unit is not known yet (a daemon that has just started).
 const OPEN_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// What is still to be sent to a client that has ended gets this long; a peer that takes nothing is cut.
+const CLOSE_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Held writes beyond this stop the intake: they never take more than half of the slots.
 const HELD_MAX: usize = limits::REQUESTS_PER_LANE_MAX / 2;
@@ -56,7 +63,15 @@ pub(super) fn accept(v: &mut Volume, now: Instant) -> Option<ClientId> {
         return None;
     }
     let connection = Connection::new(now, v.catalog.clone());
-    let client = Client { connection, dirty: false, opening: None, open: false, closing: false };
+    let client = Client {
+        connection,
+        dirty: false,
+        opening: None,
+        accounted: 0,
+        blocked: false,
+        open: false,
+        closing: None,
+    };
     let id = ClientId(v.clients.insert(client));
     v.mark_client(id);
     Some(id)
@@ -66,15 +81,22 @@ pub(super) fn accept(v: &mut Volume, now: Instant) -> Option<ClientId> {
 /// client waits in its socket instead of in our memory.
 pub(super) fn wants_input(v: &Volume, id: ClientId) -> bool {
     let Some(client) = v.clients.get(id.into()) else { return false };
-    !client.closing
+    client.closing.is_none()
         && v.requests.len() < limits::REQUESTS_PER_LANE_MAX
         && v.held < HELD_MAX
         && client.connection.wants_input()
 }
 
 pub(super) fn received(v: &mut Volume, now: Instant, id: ClientId, chunk: Bytes) {
+    memory::allow(v, id);
     let Some(client) = v.clients.get_mut(id.into()) else { return };
     client.connection.handle_received(now, chunk);
+    events(v, now, id);
+}
+
+/// The driver has sent what it had taken: room for more replies.
+pub(super) fn sent(v: &mut Volume, now: Instant, id: ClientId) {
+    memory::allow(v, id);
     events(v, now, id);
 }
 
@@ -98,17 +120,26 @@ pub(super) fn disconnected(
 /// The driver has let go of the socket.
 pub(super) fn socket_closed(v: &mut Volume, now: Instant, id: ClientId) {
     orphan_requests(v, now, id);
+    memory::forget(v, id);
     v.clients.remove(id.into());
 }
 
 pub(super) fn timeouts(v: &mut Volume, now: Instant) {
     let mut due: SmallVec<[ClientId; 8]> = SmallVec::new();
+    let mut stuck: SmallVec<[ClientId; 8]> = SmallVec::new();
     for (key, client) in v.clients.iter() {
         let handshake = client.connection.poll_deadline().is_some_and(|at| at <= now);
         let open = client.opening.is_some_and(|since| now - since >= OPEN_WAIT_MAX);
+        if client.closing.is_some_and(|since| now - since >= CLOSE_WAIT_MAX) {
+            stuck.push(ClientId(key));
+        }
         if handshake || open {
             due.push(ClientId(key));
         }
+    }
+    for id in stuck {
+        v.clients.get_mut(id.into()).expect("it was just there").closing = Some(now);
+        v.actions.push_back(Action::CloseClient { client: id, abort: true });
     }
     for id in due {
         let Some(client) = v.clients.get_mut(id.into()) else { continue };
@@ -122,9 +153,9 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
     }
 }
 
-/// Whether a client waits for the unit: then time has to be watched.
-pub(super) fn any_waits_for_open(v: &Volume) -> bool {
-    v.clients.iter().any(|(_, c)| c.opening.is_some())
+/// Whether a client waits for the unit, or for its end: then time has to be watched.
+pub(super) fn any_waits(v: &Volume) -> bool {
+    v.clients.iter().any(|(_, c)| c.opening.is_some() || c.closing.is_some())
 }
 
 /// The unit has become known (or its fate has): clients that wait for it are answered.
@@ -137,7 +168,8 @@ pub(super) fn answer_open(v: &mut Volume, now: Instant) {
     }
 }
 
-fn events(v: &mut Volume, now: Instant, id: ClientId) {
+/// Does what the connection asks for.
+pub(super) fn events(v: &mut Volume, now: Instant, id: ClientId) {
     loop {
         let Some(client) = v.clients.get_mut(id.into()) else { return };
         match client.connection.poll_event() {
@@ -147,23 +179,24 @@ fn events(v: &mut Volume, now: Instant, id: ClientId) {
             None => break,
         }
     }
+    memory::account(v, id);
     v.mark_client(id);
     finish_if_done(v, now, id);
 }
 
 fn finish_if_done(v: &mut Volume, now: Instant, id: ClientId) {
     let Some(client) = v.clients.get_mut(id.into()) else { return };
-    if !client.closing && client.connection.is_finished() {
+    if client.closing.is_none() && client.connection.is_finished() {
         close(v, now, id, false);
     }
 }
 
 fn close(v: &mut Volume, now: Instant, id: ClientId, abort: bool) {
     let Some(client) = v.clients.get_mut(id.into()) else { return };
-    if client.closing {
+    if client.closing.is_some() {
         return;
     }
-    client.closing = true;
+    client.closing = Some(now);
     v.actions.push_back(Action::CloseClient { client: id, abort });
     orphan_requests(v, now, id);
 }
@@ -226,7 +259,7 @@ fn export_info(v: &Volume, unit: &LogicalUnit) -> ExportInfo {
 
 fn accept_request(v: &mut Volume, now: Instant, id: ClientId, incoming: crate::export::Request) {
     let Some(unit) = v.unit.clone() else {
-        reply(v, id, incoming.handle, Err(NbdError::Io));
+        reply(v, now, id, incoming.handle, Err(NbdError::Io));
         return;
     };
     let (offset, len) = (incoming.offset, u64::from(incoming.len));
@@ -240,10 +273,10 @@ fn accept_request(v: &mut Volume, now: Instant, id: ClientId, incoming: crate::e
             Verb::Write
         }
         Kind::Flush => Verb::Flush,
-        Kind::Cache => return reply(v, id, handle, Ok(Reply::Done)),
+        Kind::Cache => return reply(v, now, id, handle, Ok(Reply::Done)),
         Kind::Trim => {
             let Some(range) = block_ops::trim_range(v, offset, len) else {
-                return reply(v, id, handle, Ok(Reply::Done));
+                return reply(v, now, id, handle, Ok(Reply::Done));
             };
             (first, end) = range;
             Verb::Trim
@@ -253,7 +286,7 @@ fn accept_request(v: &mut Volume, now: Instant, id: ClientId, incoming: crate::e
             let aligned = offset % size == 0 && len % size == 0;
             let verb = block_ops::zero_verb(v, no_hole, fast);
             if fast && !(aligned && block_ops::zero_is_fast(verb)) {
-                return reply(v, id, handle, Err(NbdError::NotSupported));
+                return reply(v, now, id, handle, Err(NbdError::NotSupported));
             }
             if aligned {
                 verb
@@ -264,7 +297,7 @@ fn accept_request(v: &mut Volume, now: Instant, id: ClientId, incoming: crate::e
         }
         Kind::BlockStatus { .. } => {
             if !(unit.can_report_provisioning() && v.shared.lba_status_enabled()) {
-                return reply(v, id, handle, Ok(Reply::Extents(Vec::new())));
+                return reply(v, now, id, handle, Ok(Reply::Extents(Vec::new())));
             }
             Verb::Status
         }
@@ -277,16 +310,18 @@ fn accept_request(v: &mut Volume, now: Instant, id: ClientId, incoming: crate::e
 }
 
 /// Answers a request.
-pub(super) fn reply(v: &mut Volume, id: ClientId, handle: Handle, result: Result<Reply, NbdError>) {
+pub(super) fn reply(
+    v: &mut Volume,
+    now: Instant,
+    id: ClientId,
+    handle: Handle,
+    result: Result<Reply, NbdError>,
+) {
     let Some(client) = v.clients.get_mut(id.into()) else { return };
     client.connection.reply(handle, result);
+    memory::account(v, id);
     v.mark_client(id);
-    if v.clients.get(id.into()).is_some_and(|c| !c.closing && c.connection.is_finished()) {
-        // The last answer to a client that has said goodbye: the socket closes when it has been sent.
-        let client = v.clients.get_mut(id.into()).expect("it was just there");
-        client.closing = true;
-        v.actions.push_back(Action::CloseClient { client: id, abort: false });
-    }
+    finish_if_done(v, now, id);
 }
 
 /// No unit will show itself in time: clients that wait for it are told so.

@@ -1,6 +1,6 @@
 //! What happens when a command comes back, or does not: the verdict's side of the life of a part.
 
-use super::request::{self, PartId, PartVerb, Verb};
+use super::request::{self, Flight, PartId, PartVerb, Verb};
 use super::table::Key;
 use super::{Level, Volume, fencing, link};
 use crate::base::{Duration, Instant, Payload};
@@ -8,7 +8,7 @@ use crate::path::verdict::{
     self, Actions, Context, Decision, Failure, Outcome, TRANSITION_DEFAULT, Verdict,
 };
 use crate::path::{CommandClass, Ended, PathIndex, PathSet, command_timeout};
-use crate::session::Completion;
+use crate::session::{Completion, Residual};
 use crate::wire::nbd::NbdError;
 use crate::wire::scsi::SenseKey;
 
@@ -21,13 +21,13 @@ pub(super) fn done(
     completion: Completion,
 ) {
     let id = Key::from_token(token);
-    let Some((verb, bytes, started)) = land(v, id, path) else { return };
-    let short = verb == PartVerb::Read && completion.data.len() != bytes as usize;
+    let Some((verb, bytes, flight)) = land(v, id, path) else { return };
+    let short = is_short(verb, bytes, &completion);
     let Completion { response, status, sense, data, .. } = completion;
     let outcome = Outcome::new(response, status, sense.as_deref(), short);
     let good = outcome == Outcome::GOOD;
     let ended = if good { Ended::Good } else { Ended::Error };
-    v.engine.finished(path, verb.op(), bytes, now - started, ended);
+    v.engine.finished(path, verb.op(), bytes, now - flight.started, ended);
     if good {
         good_answer(v, now, id, path, verb, data);
     } else {
@@ -35,13 +35,20 @@ pub(super) fn done(
     }
 }
 
+/// Whether other bytes moved than the command asked for, in either direction. A residual of a WRITE is data
+/// that is not on the medium; an overflow says that the unit counts in other blocks than we do.
+fn is_short(verb: PartVerb, bytes: u32, completion: &Completion) -> bool {
+    completion.residual != Residual::None
+        || (verb == PartVerb::Read && completion.data.len() != bytes as usize)
+}
+
 /// Takes a part out of flight: its command on `path` has ended in some way.
-fn land(v: &mut Volume, id: PartId, path: PathIndex) -> Option<(PartVerb, u32, Instant)> {
+fn land(v: &mut Volume, id: PartId, path: PathIndex) -> Option<(PartVerb, u32, Flight)> {
     let part = v.parts.get_mut(id)?;
     let flight = part.flight.take()?;
     assert_eq!(flight.path, path, "a command ends on the path that carries it");
     let block_size = v.unit.as_ref().map_or(0, |unit| unit.block_size());
-    Some((part.verb, part.blocks.saturating_mul(block_size), flight.started))
+    Some((part.verb, part.blocks.saturating_mul(block_size), flight))
 }
 
 fn good_answer(
@@ -223,9 +230,12 @@ fn fall_back(v: &mut Volume, now: Instant, id: PartId, verb: PartVerb) -> bool {
 /// target may still execute it.
 pub(super) fn lost(v: &mut Volume, now: Instant, path: PathIndex, token: u64, sent: bool) {
     let id = Key::from_token(token);
-    let Some((verb, bytes, started)) = land(v, id, path) else { return };
-    v.engine.finished(path, verb.op(), bytes, now - started, Ended::Lost);
-    if sent && verb.changes_state() {
+    let Some((verb, bytes, flight)) = land(v, id, path) else { return };
+    v.engine.finished(path, verb.op(), bytes, now - flight.started, Ended::Lost);
+    // On a session that lives, this is ABORT TASK answered with "task does not exist": the target had the
+    // command, has given no status for it, and a reset of the unit is known to have ended what it had.
+    let ended_by_reset = flight.reset && v.links[path.get()].has_socket();
+    if sent && verb.changes_state() && !ended_by_reset {
         fencing::in_doubt(v, now, id, path);
     }
     v.ready.push_front(id);
@@ -267,4 +277,43 @@ pub(super) fn command_timeouts(v: &mut Volume, now: Instant) {
         age.as_secs_f64()
     );
     link::fail(v, now, path, &why);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::verdict::CommandKind;
+
+    /// RFC 7143 11.4.5: GOOD with a residual, or with too little data, is not taken for success; an answer
+    /// about the unit may be shorter than what there was room for.
+    #[test]
+    fn residuals_are_not_success() {
+        let done = |len, residual| Completion {
+            response: 0,
+            status: 0,
+            data: Payload::from(vec![0; len]),
+            sense: None,
+            residual,
+        };
+        for (verb, completion, success) in [
+            (PartVerb::Read, done(4096, Residual::None), true),
+            (PartVerb::Read, done(4095, Residual::None), false),
+            (PartVerb::Read, done(3584, Residual::Under(512)), false),
+            (PartVerb::Read, done(4096, Residual::Over(28_672)), false),
+            (PartVerb::Write, done(0, Residual::None), true),
+            (PartVerb::Write, done(0, Residual::Under(1)), false),
+            (PartVerb::Write, done(0, Residual::Over(1)), false),
+            (PartVerb::WriteZeros, done(0, Residual::Under(4096)), false),
+            (PartVerb::WriteSame { unmap: false }, done(0, Residual::Under(512)), false),
+            (PartVerb::Unmap, done(0, Residual::Under(8)), false),
+            (PartVerb::Sync, done(0, Residual::None), true),
+            (PartVerb::LbaStatus, done(24, Residual::Under(1000)), true),
+        ] {
+            let short = is_short(verb, 4096, &completion);
+            let outcome = Outcome::new(0, 0, None, short);
+            let decision = verdict::verdict(&outcome, Context::first(verb.kind(), true));
+            assert_eq!(decision.verdict == Verdict::Done, success, "{verb:?} {completion:?}");
+        }
+        assert_eq!(PartVerb::WriteZeros.kind(), CommandKind::Write);
+    }
 }

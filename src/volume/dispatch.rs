@@ -97,7 +97,7 @@ fn send(v: &mut Volume, now: Instant, id: PartId, path: PathIndex, op: Op) {
         Err(_) => unreachable!("the session had room"),
     };
     let part = v.parts.get_mut(id).expect("the part is queued");
-    part.flight = Some(Flight { path, tag, started: now });
+    part.flight = Some(Flight { path, tag, started: now, reset: false });
     v.engine.started(path, op);
     v.mark_link(path);
 }

@@ -11,6 +11,7 @@ use super::request::{self, PartId};
 use super::{Level, Volume, link};
 use crate::base::Instant;
 use crate::path::{Nexus, PathIndex, Proof};
+use crate::session::TaskTag;
 
 /// The nexus of a path's present session on this lane.
 pub(super) fn nexus(v: &Volume, path: PathIndex) -> Nexus {
@@ -83,17 +84,20 @@ pub(super) fn abort_all_on(v: &mut Volume, now: Instant, target: &str, except: O
         .filter(|l| l.spec.target == target && Some(l.index) != except)
         .map(|l| l.index)
         .collect();
-    let mut hit: Vec<(PathIndex, crate::session::TaskTag)> = Vec::new();
-    for (_, part) in v.parts.iter() {
-        if let Some(flight) = part.flight.filter(|f| siblings.contains(&f.path)) {
-            hit.push((flight.path, flight.tag));
-        }
-    }
-    for (path, tag) in hit {
-        if let Some(session) = v.links[path.get()].session() {
+    for path in siblings {
+        let hit = v.parts.values_mut().filter_map(|part| part.flight.as_mut());
+        let hit = hit.filter(|flight| flight.path == path);
+        let tags: Vec<TaskTag> = hit
+            .map(|flight| {
+                flight.reset = true;
+                flight.tag
+            })
+            .collect();
+        let Some(session) = v.links[path.get()].session() else { continue };
+        for tag in tags {
             session.abort(now, tag);
-            v.mark_link(path);
         }
+        v.mark_link(path);
     }
 }
 

@@ -144,7 +144,8 @@ impl Link {
         own.min(session.map_or(Instant::MAX, |(at, _)| at))
     }
 
-    fn has_socket(&self) -> bool {
+    /// Whether its session lives, or may come to.
+    pub(super) fn has_socket(&self) -> bool {
         !matches!(self.phase, Phase::Waiting | Phase::Closing { .. } | Phase::Disabled)
     }
 }

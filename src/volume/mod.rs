@@ -27,6 +27,7 @@ mod dispatch;
 mod fencing;
 mod flush;
 mod link;
+mod memory;
 pub mod probe;
 mod request;
 pub mod shared;
@@ -146,6 +147,9 @@ pub struct Volume {
     actions: VecDeque<Action>,
     dirty_links: PathSet,
     dirty_clients: Vec<ClientId>,
+    /// Payload bytes that clients hold, and those who wait for more, in order.
+    payload_held: u64,
+    blocked: VecDeque<ClientId>,
     no_path_reported: bool,
     next_tick: Instant,
     /// Random bytes for logins and identifiers, refilled by the driver's seed at start.
@@ -207,6 +211,8 @@ impl Volume {
             actions: VecDeque::with_capacity(64),
             dirty_links: PathSet::EMPTY,
             dirty_clients: Vec::with_capacity(16),
+            payload_held: 0,
+            blocked: VecDeque::new(),
             no_path_reported: false,
             next_tick: Instant::ZERO,
             entropy,
@@ -277,6 +283,16 @@ impl Volume {
         }
     }
 
+    /// A send has completed.
+    pub fn handle_sent(&mut self, now: Instant, endpoint: Endpoint) {
+        match endpoint {
+            // A session makes the data of long writes as it is sent: it is asked for more when the
+            // driver takes the next send.
+            Endpoint::Path(_) => {}
+            Endpoint::Client(client) => clients::sent(self, now, client),
+        }
+    }
+
     /// The driver has let go of a socket: nothing of it is in flight any more.
     pub fn handle_socket_closed(&mut self, now: Instant, endpoint: Endpoint) {
         match endpoint {
@@ -314,6 +330,7 @@ impl Volume {
 
     /// Ends a turn: grants ranges, makes parts, gives them paths. Call it after all events of a turn.
     pub fn finish_turn(&mut self, now: Instant) {
+        memory::serve_line(self, now);
         request::grant(self, now);
         request::pump_all(self);
         dispatch::run(self, now);
@@ -383,7 +400,7 @@ impl Volume {
         self.parts.len() > 0
             || self.draining.is_some()
             || self.engine.down_since().is_some()
-            || clients::any_waits_for_open(self)
+            || clients::any_waits(self)
             || self.shared.ledger().poll_deadline().is_some()
             || !self.unticketed.is_empty()
     }
@@ -409,11 +426,9 @@ impl Volume {
     }
 
     fn mark_client(&mut self, id: ClientId) {
-        if let Some(client) = self.clients.get_mut(id.into()) {
-            if !client.dirty {
-                client.dirty = true;
-                self.dirty_clients.push(id);
-            }
+        if let Some(client) = self.clients.get_mut(id.into()).filter(|client| !client.dirty) {
+            client.dirty = true;
+            self.dirty_clients.push(id);
         }
     }
 }

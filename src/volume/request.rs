@@ -174,6 +174,8 @@ pub(super) struct Flight {
     pub(super) path: PathIndex,
     pub(super) tag: TaskTag,
     pub(super) started: Instant,
+    /// A LOGICAL UNIT RESET on another session of the same unit has been answered since it was sent.
+    pub(super) reset: bool,
 }
 
 pub(super) struct Part {
@@ -209,6 +211,10 @@ const SLOW_PARTS_MAX: u32 = 4;
 /// The same for READ and WRITE: 32 MiB in parts of the usual size.
 const TRANSFER_PARTS_MAX: u32 = 64;
 
+/// Payloads of held writes below this, bytes, are copied out of the receive buffer that they came in: it is
+/// far larger, and others wait for it.
+const COPY_HELD_MAX: usize = 64 * 1024;
+
 /// Takes a request in: range first where it changes the medium.
 pub(super) fn begin(v: &mut Volume, now: Instant, request: Request) {
     let range = BlockRange::new(request.first, request.end - request.first);
@@ -231,6 +237,9 @@ fn take_range(v: &mut Volume, now: Instant, id: RequestId, range: BlockRange) {
         }
         Grant::Wait(ticket) => {
             request.ticket = Some(ticket);
+            if request.data.len() < COPY_HELD_MAX {
+                request.data.compact();
+            }
             v.held += 1;
         }
         Grant::Full => v.unticketed.push_back((id, range)),
@@ -414,7 +423,7 @@ pub(super) fn finish(v: &mut Volume, now: Instant, id: RequestId) {
             Verb::Write | Verb::Zero { .. } | Verb::Trim | Verb::Flush => Reply::Done,
         }),
     };
-    super::clients::reply(v, client, handle, result);
+    super::clients::reply(v, now, client, handle, result);
 }
 
 fn release(v: &mut Volume, ticket: TicketId) {

@@ -86,6 +86,11 @@ impl<T> Table<T> {
         Some(value)
     }
 
+    /// All values.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.iter_mut().filter_map(|entry| entry.value.as_mut())
+    }
+
     /// All values with their keys.
     pub fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
         self.slots.iter().enumerate().filter_map(|(slot, entry)| {

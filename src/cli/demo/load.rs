@@ -87,13 +87,15 @@ impl Worker {
         }
     }
 
-    /// Runs until told to stop, and then until everything in flight is answered.
+    /// Runs until told to stop, or until a request ends with an error, and then until everything in flight is answered.
     ///
     /// # Errors
     /// When the connection ends.
     pub fn run(&mut self, counts: &Counts) -> Result<(), NbdClientError> {
         loop {
-            let stop = counts.stop.load(Ordering::Relaxed);
+            // The verdict is clear after one error, and a server that stops answers everything with one.
+            let failed = counts.errors.load(Ordering::Relaxed) > 0;
+            let stop = failed || counts.stop.load(Ordering::Relaxed);
             while !stop && self.connection.in_flight() < self.depth {
                 self.submit();
             }

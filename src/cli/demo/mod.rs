@@ -82,11 +82,15 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     };
     let verdict = show.play(&export, seconds);
     let Show { daemon, paths, seconds, targets, .. } = show;
+    let interrupted = verdict.broken.is_some() && daemon.ends_by_itself();
     let ended = daemon.stop();
     drop(targets);
     let mut verdict = verdict;
-    if let Err(error) = ended {
-        verdict.broken.get_or_insert(error);
+    match ended {
+        // The daemon knows better why there was nothing to talk to.
+        Err(why) => verdict.broken = Some(why),
+        Ok(()) if interrupted => verdict.broken = Some("it was interrupted".to_owned()),
+        Ok(()) => {}
     }
     print(&format!("\n{}", verdict.text()))?;
     if let Some(file) = &args.report {
@@ -102,9 +106,11 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     if verdict.good() {
         return Ok(());
     }
-    Err(Failure::failed(
-        "demo: not every byte was right, or it could not be finished; try: --log-level info",
-    ))
+    let why = verdict.broken.unwrap_or_else(|| {
+        format!("{} blocks were wrong, {} requests had errors", verdict.wrong, verdict.errors)
+    });
+    let hint = if why.contains("; try: ") { "" } else { "; try: mpio demo --log-level info" };
+    Err(Failure::failed(format!("demo: {why}{hint}")))
 }
 
 /// A directory of our own, removed at the end.
@@ -198,6 +204,15 @@ impl Daemon {
             stop: stop.clone(),
         };
         Daemon { control, stop, thread: std::thread::spawn(move || daemon::run(options)) }
+    }
+
+    /// Whether it ends without being told to, by a signal or an error; it gets a moment to do so.
+    fn ends_by_itself(&self) -> bool {
+        let until = Instant::now() + Duration::from_secs(4);
+        while !self.thread.is_finished() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.thread.is_finished()
     }
 
     fn stop(self) -> Result<(), String> {

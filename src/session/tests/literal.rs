@@ -32,8 +32,18 @@ fn assert_sent(s: &mut Script, expected: &[u8]) {
 #[test]
 fn login_read_write() {
     let mut s = Script::connect(config());
+    log_in(&mut s);
+    let mut cdb = [0; 16];
+    cdb[..10].copy_from_slice(&hex("28000000000900000100"));
+    read(&mut s, cdb);
+    cdb[0] = 0x2a;
+    write(&mut s, cdb);
+    assert_eq!(s.session.in_flight(), 0);
+}
+
+fn log_in(s: &mut Script) {
     assert_sent(
-        &mut s,
+        s,
         &bytes(
             "43810000 00000062 40000137 00070000 4c4f4749 00010000 ffffffff 00000000
              00000000 00000000 00000000 00000000",
@@ -52,7 +62,7 @@ fn login_read_write() {
          MaxOutstandingR2T=8\0DataPDUInOrder=Yes\0DataSequenceInOrder=Yes\0\
          ErrorRecoveryLevel=0\0";
     assert_sent(
-        &mut s,
+        s,
         &bytes(
             "43870000 0000011f 40000137 00070000 4c4f4749 00010000 ffffffff 7fffffff
              00000000 00000000 00000000 00000000",
@@ -68,14 +78,14 @@ fn login_read_write() {
     assert!(matches!(s.events()[..], [Event::LoggedIn]));
     let n = s.session.negotiated().expect("logged in");
     assert_eq!((n.tsih, n.portal_group), (1, Some(1)));
+}
 
-    let mut cdb = [0; 16];
-    cdb[..10].copy_from_slice(&hex("28000000000900000100"));
+fn read(s: &mut Script, cdb: [u8; 16]) {
     let read = Command { token: 1, lun: LUN, cdb, data: Direction::Read { len: 8 } };
     let tag = s.session.submit(at(1), read).expect("room");
     assert_eq!(tag.0, 0);
     assert_sent(
-        &mut s,
+        s,
         &hex("01c10000 00000000 00010000 00000000 00000000 00000008 ffffffff 80000000
               28000000 00090000 01000000 00000000"),
     );
@@ -91,13 +101,14 @@ fn login_read_write() {
         }
         other => panic!("{other:?}"),
     }
+}
 
-    cdb[0] = 0x2a;
+fn write(s: &mut Script, cdb: [u8; 16]) {
     let data = Direction::Write(Bytes::from_static(b"five.").into());
     let tag = s.session.submit(at(2), Command { token: 2, lun: LUN, cdb, data }).expect("room");
     assert_eq!(tag.0, 0x0001_0000, "the next generation of the slot");
     assert_sent(
-        &mut s,
+        s,
         &bytes(
             "01a10000 00000005 00010000 00000000 00010000 00000005 00000000 80000001
              2a000000 00090000 01000000 00000000",
@@ -107,5 +118,4 @@ fn login_read_write() {
     s.feed(&hex("21800000 00000000 00000000 00000000 00010000 00000000 80000001 00000001
                  00000021 00000000 00000000 00000000"));
     assert!(matches!(s.events()[..], [Event::Done { token: 2, .. }]));
-    assert_eq!(s.session.in_flight(), 0);
 }

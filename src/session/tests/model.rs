@@ -235,8 +235,8 @@ const REGION: usize = 48 * 1024;
 const REGIONS: usize = 12;
 
 /// Logs in on these terms and runs `count` commands to their end.
-fn run(terms: Terms, count: u64, seed: u64) {
-    let mut dice = Dice(seed | 1);
+/// Logs in under these terms.
+fn connect(terms: &Terms) -> Script {
     let digest = |on| if on { Digest::Crc32c } else { Digest::None };
     let c = Config {
         header_digest: digest(terms.header_digest),
@@ -256,7 +256,74 @@ fn run(terms: Terms, count: u64, seed: u64) {
         ("MaxRecvDataSegmentLength", &terms.segment.to_string()),
         ("MaxOutstandingR2T", &terms.r2ts.to_string()),
     ];
-    let mut s = Script::logged_in_with_window(c, &answers, terms.window);
+    Script::logged_in_with_window(c, &answers, terms.window)
+}
+
+/// What the commands must do to the medium, and what their reads must return.
+struct Oracle {
+    memory: Vec<u8>,
+    busy: [bool; REGIONS],
+    expected: HashMap<u64, (usize, Option<Vec<u8>>)>,
+    next: u64,
+    done: u64,
+}
+
+impl Oracle {
+    fn new() -> Oracle {
+        Oracle {
+            memory: vec![0; REGION * REGIONS],
+            busy: [false; REGIONS],
+            expected: HashMap::new(),
+            next: 0,
+            done: 0,
+        }
+    }
+
+    /// Submits a random command to a region that has none; `false` when the region is busy.
+    fn submit(&mut self, s: &mut Script, dice: &mut Dice) -> bool {
+        let region = dice.roll(REGIONS);
+        if self.busy[region] {
+            return false;
+        }
+        self.busy[region] = true;
+        let from = region * REGION + dice.roll(100);
+        let len = 1 + dice.roll(REGION - 100);
+        let mut cdb = [0; 16];
+        cdb[2..6].copy_from_slice(&(from as u32).to_be_bytes());
+        let token = self.next;
+        let data = if dice.roll(2) == 0 {
+            self.expected.insert(token, (region, Some(self.memory[from..from + len].to_vec())));
+            Direction::Read { len: len as u32 }
+        } else {
+            let bytes: Vec<u8> = (0..len).map(|i| (i as u64 * 7 + token) as u8).collect();
+            self.memory[from..from + len].copy_from_slice(&bytes);
+            self.expected.insert(token, (region, None));
+            let mut payload = Payload::new();
+            for piece in bytes.chunks(1 + dice.roll(30_000)) {
+                payload.push(Bytes::copy_from_slice(piece));
+            }
+            Direction::Write(payload)
+        };
+        s.session.submit(s.now, Command { token, lun: LUN, cdb, data }).expect("room");
+        self.next += 1;
+        true
+    }
+
+    fn ended(&mut self, event: Event) {
+        let Event::Done { token, completion, .. } = event else { panic!("{event:?}") };
+        let (region, data) = self.expected.remove(&token).expect("once");
+        assert_eq!((completion.status, completion.residual), (0, Residual::None));
+        if let Some(data) = data {
+            assert!(completion.data.to_vec() == data, "read {token}");
+        }
+        self.busy[region] = false;
+        self.done += 1;
+    }
+}
+
+fn run(terms: Terms, count: u64, seed: u64) {
+    let mut dice = Dice(seed | 1);
+    let mut s = connect(&terms);
     // The unsolicited burst never passes MaxBurstLength either.
     let terms = Terms { first_burst: terms.first_burst.min(terms.max_burst), ..terms };
     let mut target = Target {
@@ -266,41 +333,16 @@ fn run(terms: Terms, count: u64, seed: u64) {
         queues: Vec::new(),
         transfer_tag: 0,
     };
-    let mut model = vec![0u8; REGION * REGIONS];
-    let mut busy = [false; REGIONS];
-    let mut expected: HashMap<u64, (usize, Option<Vec<u8>>)> = HashMap::new();
-    let (mut next, mut done) = (0, 0);
+    let mut oracle = Oracle::new();
     let mut wire: Vec<u8> = Vec::new();
     for _round in 0..200_000 {
-        if done == count {
+        if oracle.done == count {
             break;
         }
-        while next < count && s.session.can_submit() && dice.roll(3) > 0 {
-            let region = dice.roll(REGIONS);
-            if busy[region] {
+        while oracle.next < count && s.session.can_submit() && dice.roll(3) > 0 {
+            if !oracle.submit(&mut s, &mut dice) {
                 break;
             }
-            busy[region] = true;
-            let from = region * REGION + dice.roll(100);
-            let len = 1 + dice.roll(REGION - 100);
-            let mut cdb = [0; 16];
-            cdb[2..6].copy_from_slice(&(from as u32).to_be_bytes());
-            let data = if dice.roll(2) == 0 {
-                expected.insert(next, (region, Some(model[from..from + len].to_vec())));
-                Direction::Read { len: len as u32 }
-            } else {
-                let bytes: Vec<u8> = (0..len).map(|i| (i as u64 * 7 + next) as u8).collect();
-                model[from..from + len].copy_from_slice(&bytes);
-                expected.insert(next, (region, None));
-                let mut payload = Payload::new();
-                for piece in bytes.chunks(1 + dice.roll(30_000)) {
-                    payload.push(Bytes::copy_from_slice(piece));
-                }
-                Direction::Write(payload)
-            };
-            let command = Command { token: next, lun: LUN, cdb, data };
-            s.session.submit(s.now, command).expect("room");
-            next += 1;
         }
         for pdu in s.sent() {
             match pdu.opcode() {
@@ -318,18 +360,11 @@ fn run(terms: Terms, count: u64, seed: u64) {
         s.feed(&wire);
         wire = rest;
         for event in s.events() {
-            let Event::Done { token, completion, .. } = event else { panic!("{event:?}") };
-            let (region, data) = expected.remove(&token).expect("once");
-            assert_eq!((completion.status, completion.residual), (0, Residual::None));
-            if let Some(data) = data {
-                assert!(completion.data.to_vec() == data, "read {token}");
-            }
-            busy[region] = false;
-            done += 1;
+            oracle.ended(event);
         }
     }
-    assert_eq!(done, count, "everything ends");
-    assert!(target.memory == model);
+    assert_eq!(oracle.done, count, "everything ends");
+    assert!(target.memory == oracle.memory);
     assert_eq!(s.session.in_flight(), 0);
     assert!(s.session.tx().is_empty());
 }
