@@ -26,7 +26,7 @@ fn open(daemon: &Daemon) -> NbdClient {
 
 /// The daemon may grow by this much under attack, in KiB: its payload budget of 64 MiB, receive buffers, and what the
 /// allocator keeps.
-const GROWTH_MAX_KIB: u64 = 160 * 1024;
+const GROWTH_MAX_KIB: u64 = 96 * 1024;
 
 /// Memory is bounded, whatever the peers did.
 #[track_caller]

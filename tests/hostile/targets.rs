@@ -74,7 +74,10 @@ fn every_fault_of_a_target() {
         if at_login {
             node.reset_connections();
         }
+        let since = std::time::Instant::now();
         fails(&mut daemon, what, before, why);
+        let last = path_of(&daemon.status(), PATHS[0])["last_failure"].clone();
+        eprintln!("{what}: {last} after {:?}", since.elapsed());
         load.goes_on(1);
         assert_bounded(&daemon, memory);
         node.faults().clear();
