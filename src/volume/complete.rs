@@ -36,10 +36,11 @@ pub(super) fn done(
 }
 
 /// Whether other bytes moved than the command asked for, in either direction. A residual of a WRITE is data
-/// that is not on the medium; an overflow says that the unit counts in other blocks than we do.
+/// that is not on the medium; an overflow says that the unit counts in other blocks than we do. UNMAP is
+/// advice, and `tgtd` reports its whole parameter list as a residual.
 fn is_short(verb: PartVerb, bytes: u32, completion: &Completion) -> bool {
-    completion.residual != Residual::None
-        || (verb == PartVerb::Read && completion.data.len() != bytes as usize)
+    let less = verb == PartVerb::Read && completion.data.len() != bytes as usize;
+    less || (verb != PartVerb::Unmap && completion.residual != Residual::None)
 }
 
 /// Takes a part out of flight: its command on `path` has ended in some way.
@@ -350,7 +351,7 @@ mod tests {
             (PartVerb::Write, done(0, Residual::Over(1)), false),
             (PartVerb::WriteZeros, done(0, Residual::Under(4096)), false),
             (PartVerb::WriteSame { unmap: false }, done(0, Residual::Under(512)), false),
-            (PartVerb::Unmap, done(0, Residual::Under(8)), false),
+            (PartVerb::Unmap, done(0, Residual::Under(24)), true),
             (PartVerb::Sync, done(0, Residual::None), true),
             (PartVerb::LbaStatus, done(24, Residual::Under(1000)), true),
         ] {
