@@ -10,6 +10,8 @@
 //! | `world`, `wire`, `peer` | the driver, its connections, the NBD clients |
 //! | `history` | judges what clients saw, knowing nothing of the product |
 
+mod chaos;
+mod fence;
 mod history;
 mod paths;
 mod peer;
