@@ -318,7 +318,11 @@ impl World {
                     peer.client.handle_received(segment.clone());
                 }
                 peer.poll(&mut self.clock);
-                !segments.is_empty()
+                if segments.is_empty() {
+                    return false;
+                }
+                volumes[lane].handle_sent(*now, endpoint);
+                true
             }
         }
     }
@@ -721,6 +725,14 @@ impl World {
 
     pub(super) fn flush(&mut self, peer: usize) -> Result<(), NbdError> {
         self.other(peer, Command::FLUSH, 0, 0, 0).map(drop)
+    }
+
+    /// The client reads again.
+    pub(super) fn hear(&mut self, peer: usize) {
+        let (lane, peer) = &mut self.peers[peer];
+        peer.deaf = false;
+        let (lane, id) = (*lane, peer.id.expect("it is connected"));
+        self.transmit(lane, Endpoint::Client(id));
     }
 
     /// The client is gone without a word: its socket is broken.
