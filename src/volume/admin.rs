@@ -220,6 +220,7 @@ impl Volume {
             if left > 0 {
                 let why = format!("{left} requests were still open at the end of shutdown_timeout");
                 self.notice(now, Level::Warn, None, "shutdown", &why);
+                super::request::shut_down(self, now);
             }
             self.actions.push_back(Action::Drained);
         }

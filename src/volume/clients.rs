@@ -210,6 +210,11 @@ fn finish_if_done(v: &mut Volume, now: Instant, id: ClientId) {
     }
 }
 
+/// Ends a connection without another word.
+pub(super) fn cut(v: &mut Volume, now: Instant, id: ClientId) {
+    close(v, now, id, true);
+}
+
 fn close(v: &mut Volume, now: Instant, id: ClientId, abort: bool) {
     let Some(client) = v.clients.get_mut(id.into()) else { return };
     if client.closing.is_some() {
@@ -281,6 +286,11 @@ fn accept_request(v: &mut Volume, now: Instant, id: ClientId, incoming: crate::e
     };
     let (offset, len) = (incoming.offset, u64::from(incoming.len));
     let handle = incoming.handle;
+    let changes = matches!(incoming.kind, Kind::Write(_) | Kind::Trim | Kind::WriteZeroes { .. });
+    if changes && unit.read_only() {
+        // It became so after the client was told what it may do.
+        return reply(v, now, id, handle, Err(NbdError::Permission));
+    }
     let (mut first, mut end) = transfer::blocks(&unit, offset, len);
     let mut data = Payload::new();
     let verb = match incoming.kind {
@@ -307,6 +317,9 @@ fn accept_request(v: &mut Volume, now: Instant, id: ClientId, incoming: crate::e
             }
             if aligned {
                 verb
+            } else if len > u64::from(limits::NBD_PAYLOAD_MAX) {
+                // Zeroing a part of a block means to write it, and that is bounded.
+                return reply(v, now, id, handle, Err(NbdError::Invalid));
             } else {
                 data = block_ops::zeros(incoming.len as usize);
                 Verb::Write

@@ -61,7 +61,14 @@ fn good_answer(
     data: Payload,
 ) {
     if verb.changes_state() {
-        v.shared.acknowledged(path);
+        let part = v.parts.get(id).expect("the caller found the part");
+        let fua = v.requests.get(part.request).is_some_and(|request| request.fua);
+        let unit = v.links[path.get()].unit.as_ref();
+        let writes = matches!(verb, PartVerb::Write | PartVerb::WriteZeros);
+        // Written with the FUA bit it is in no cache.
+        if !(fua && writes && unit.is_some_and(|unit| unit.dpofua())) {
+            v.shared.acknowledged(path);
+        }
     } else if verb == PartVerb::Sync {
         let request = v.parts.get(id).expect("the caller found the part").request;
         flush::reached(v, request, path);

@@ -75,7 +75,11 @@ fn targets_to_flush(v: &Volume, marks: &Marks) -> Vec<PathSet> {
         groups.iter().any(|(_, paths, dirty)| *dirty && usable.and(*paths).is_empty());
     groups
         .iter()
-        .filter(|(_, paths, dirty)| *dirty || (unreachable && !usable.and(*paths).is_empty()))
+        .filter(|(_, paths, dirty)| match usable.and(*paths).is_empty() {
+            // With no target in reach at all, the dirty ones are waited for.
+            true => *dirty && usable.is_empty(),
+            false => *dirty || unreachable,
+        })
         .map(|(_, paths, _)| *paths)
         .collect()
 }

@@ -296,6 +296,28 @@ pub(super) fn refuse_held(v: &mut Volume, now: Instant, id: RequestId, error: Nb
     }
 }
 
+/// The service ends with requests open: their clients are told so. In `strict` nothing is said of a write
+/// that may have been executed: its connection ends without an answer.
+pub(super) fn shut_down(v: &mut Volume, now: Instant) {
+    let all: Vec<RequestId> = v.requests.iter().map(|(id, _)| id).collect();
+    for id in all {
+        let strict = v.spec.tunables.fence == FenceMode::Strict;
+        let Some(request) = v.requests.get_mut(id) else { continue };
+        if request.stage == Stage::Held {
+            refuse_held(v, now, id, NbdError::Shutdown);
+            continue;
+        }
+        let silent = strict && request.verb.changes_state();
+        let Asker::Client(client, handle) = request.asker else { continue };
+        if silent {
+            super::clients::cut(v, now, client);
+            continue;
+        }
+        request.asker = Asker::Gone;
+        super::clients::reply(v, now, client, handle, Err(NbdError::Shutdown));
+    }
+}
+
 /// Ranges that became free for requests of this lane.
 pub(super) fn grant(v: &mut Volume, now: Instant) {
     if v.held > 0 {

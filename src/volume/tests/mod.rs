@@ -10,7 +10,15 @@
 //! | `world`, `wire`, `peer` | the driver, its connections, the NBD clients |
 //! | `history` | judges what clients saw, knowing nothing of the product |
 
+mod admin;
+mod answers;
+mod blocks;
+mod chaos;
+mod clients;
+mod fence;
+mod flush;
 mod history;
+mod identity;
 mod paths;
 mod peer;
 mod wire;

@@ -20,8 +20,6 @@ pub(super) struct Portal {
     pub(super) node: usize,
     pub(super) net: Net,
     pub(super) delay: Duration,
-    /// Bytes towards the target wait in the network, for ever or until this is cleared.
-    pub(super) stalled: bool,
     /// Bytes that a socket takes from the volume while they are not delivered.
     pub(super) send_buffer: usize,
 }
@@ -44,6 +42,8 @@ pub(super) struct Wire {
     pub(super) open: bool,
     pub(super) to_target: VecDeque<(Instant, Item)>,
     pub(super) to_volume: VecDeque<(Instant, Item)>,
+    /// Bytes towards the target wait in the network, for ever or until this is cleared.
+    pub(super) stalled: bool,
     /// The volume has more to send than the socket takes.
     pub(super) blocked: bool,
     pub(super) bytes_out: usize,
@@ -66,8 +66,8 @@ impl Wire {
     }
 
     /// When the next thing arrives.
-    pub(super) fn next(&self, stalled: bool) -> Instant {
-        let to_target = self.to_target.front().filter(|_| !stalled).map(|(at, _)| *at);
+    pub(super) fn next(&self) -> Instant {
+        let to_target = self.to_target.front().filter(|_| !self.stalled).map(|(at, _)| *at);
         let to_volume = self.to_volume.front().map(|(at, _)| *at);
         to_target.into_iter().chain(to_volume).min().unwrap_or(Instant::MAX)
     }

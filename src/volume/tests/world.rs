@@ -126,7 +126,6 @@ impl World {
             node: *node,
             net: Net::Works,
             delay: Duration::from_micros(100),
-            stalled: false,
             send_buffer: 4 << 20,
         });
         let portals: Vec<Portal> = portals.collect();
@@ -218,7 +217,7 @@ impl World {
         for wire in &self.wires {
             let portal = &self.portals[wire.portal];
             if portal.net != Net::Silent {
-                next = next.min(wire.next(portal.stalled));
+                next = next.min(wire.next());
             }
         }
         next = next.min(self.attempts.iter().map(|a| a.due).min().unwrap_or(Instant::MAX));
@@ -319,7 +318,11 @@ impl World {
                     peer.client.handle_received(segment.clone());
                 }
                 peer.poll(&mut self.clock);
-                !segments.is_empty()
+                if segments.is_empty() {
+                    return false;
+                }
+                volumes[lane].handle_sent(*now, endpoint);
+                true
             }
         }
     }
@@ -328,6 +331,8 @@ impl World {
         match action {
             Action::Connect { path, remote, timeout, .. } => {
                 assert!(self.socket[lane][path.get()].is_none(), "two sockets for one path");
+                let old = self.closing.iter().any(|(_, l, p)| (*l, *p) == (lane, path));
+                assert!(!old, "a login while the old socket lives");
                 self.connects.push((self.now, remote));
                 let portal = (0..self.portals.len()).find(|i| portal_addr(*i) == remote);
                 let (delay, fails) = match portal.map(|i| &self.portals[i]) {
@@ -411,6 +416,7 @@ impl World {
             to_target: Default::default(),
             to_volume: Default::default(),
             blocked: false,
+            stalled: false,
             bytes_out: 0,
         });
         self.socket[lane][path.get()] = Some(self.wires.len() - 1);
@@ -425,7 +431,7 @@ impl World {
         if self.portals[wire.portal].net == Net::Silent {
             return false;
         }
-        let stalled = self.portals[wire.portal].stalled;
+        let stalled = wire.stalled;
         while let Some((at, _)) = self.wires[index].to_target.front()
             && *at <= now
             && !stalled
@@ -558,6 +564,13 @@ impl World {
             }
         }
         moved
+    }
+
+    /// Holds back what is and will be on its way to the target on the connections of now.
+    pub(super) fn stall(&mut self, portal: usize, stalled: bool) {
+        for wire in self.wires.iter_mut().filter(|w| w.portal == portal) {
+            wire.stalled = stalled;
+        }
     }
 
     // --- targets
@@ -712,6 +725,14 @@ impl World {
 
     pub(super) fn flush(&mut self, peer: usize) -> Result<(), NbdError> {
         self.other(peer, Command::FLUSH, 0, 0, 0).map(drop)
+    }
+
+    /// The client reads again.
+    pub(super) fn hear(&mut self, peer: usize) {
+        let (lane, peer) = &mut self.peers[peer];
+        peer.deaf = false;
+        let (lane, id) = (*lane, peer.id.expect("it is connected"));
+        self.transmit(lane, Endpoint::Client(id));
     }
 
     /// The client is gone without a word: its socket is broken.

@@ -1,0 +1,117 @@
+//! Answers that are not GOOD: what the client sees, and what becomes of the path.
+
+use super::world::{Setup, World, pattern};
+use crate::path::{Policy, State};
+use crate::wire::nbd::NbdError;
+use mpio_target::faults::{Commands, SenseCode};
+use mpio_target::{Fault, Rule};
+
+fn sense(key: u8, asc: u8, ascq: u8) -> Fault {
+    Fault::Sense(SenseCode { key, asc, ascq })
+}
+
+fn world(policy: Policy) -> (World, usize) {
+    let mut w = World::new(Setup { policy, ..Setup::default() });
+    let c = w.client();
+    w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute));
+    (w, c)
+}
+
+#[test]
+fn what_passes_is_not_seen() {
+    let passing = [
+        Fault::Status(0x08),
+        Fault::Status(0x28),
+        Fault::Status(0x40),
+        sense(0x0b, 0x00, 0x00),
+        sense(0x0b, 0x47, 0x05),
+        sense(0x02, 0x04, 0x01),
+        sense(0x02, 0x04, 0x0b),
+        sense(0x06, 0x29, 0x00),
+        sense(0x06, 0x2a, 0x01),
+        sense(0x06, 0x3f, 0x03),
+        sense(0x04, 0x44, 0x00),
+        Fault::ShortRead(512),
+    ];
+    for fault in passing {
+        for policy in [Policy::RoundRobin, Policy::Failover] {
+            let (mut w, c) = world(policy);
+            w.faults(0).set("x", Rule::new(fault.clone()).on(Commands::Medium).skip(2).times(2));
+            for n in 0..16 {
+                w.write(c, n * 4096, &pattern(n, 4096)).expect("written");
+                let read = w.read(c, n * 4096, 4096);
+                assert!(read.as_ref() == Ok(&pattern(n, 4096)), "{fault:?}");
+            }
+            w.until_active();
+            assert_eq!(w.faults(0).struck("tmf"), 0, "{fault:?}: no reset for an answer");
+            w.finish();
+        }
+    }
+}
+
+#[test]
+fn what_does_not_pass_is_told_by_its_errno() {
+    let cases = [
+        (sense(0x03, 0x11, 0x00), NbdError::Io, NbdError::Io),
+        (Fault::Status(0x18), NbdError::Io, NbdError::Io),
+        (sense(0x04, 0x44, 0x00), NbdError::Io, NbdError::Io),
+        (sense(0x05, 0x21, 0x00), NbdError::NoSpace, NbdError::Invalid),
+        (sense(0x07, 0x27, 0x07), NbdError::NoSpace, NbdError::Io),
+        (sense(0x07, 0x27, 0x00), NbdError::Permission, NbdError::Io),
+        (sense(0x0b, 0x00, 0x00), NbdError::Io, NbdError::Io),
+    ];
+    for (fault, on_write, on_read) in cases {
+        let (mut w, c) = world(Policy::RoundRobin);
+        for node in 0..2 {
+            w.faults(node).set("x", Rule::new(fault.clone()).on(Commands::Medium).blocks(0, 8));
+        }
+        assert_eq!(w.write(c, 0, &pattern(1, 4096)), Err(on_write), "{fault:?}");
+        assert_eq!(w.read(c, 0, 4096), Err(on_read), "{fault:?}");
+        w.until_active();
+        w.write(c, 8192, &pattern(2, 4096)).expect("others go on");
+        w.faults(0).remove("x");
+        w.faults(1).remove("x");
+        w.write(c, 0, &pattern(1, 4096)).expect("it has passed");
+        assert_eq!(w.failures(0) + w.failures(1), 0, "{fault:?}");
+        w.finish();
+    }
+}
+
+/// A bad block is bad on both sides of the mirror: only one path is asked.
+#[test]
+fn a_medium_error_is_not_carried_from_path_to_path() {
+    let (mut w, c) = world(Policy::Failover);
+    let bad = Rule::new(sense(0x03, 0x11, 0x00)).on(Commands::Reads).blocks(8, 1);
+    w.faults(0).set("x", bad.clone());
+    w.faults(1).set("x", bad);
+    assert_eq!(w.read(c, 4096, 512), Err(NbdError::Io));
+    assert_eq!((w.faults(0).struck("x"), w.faults(1).struck("x")), (1, 0));
+    w.finish();
+}
+
+/// NOT READY on one path: commands go elsewhere, the session stays, the path returns when it is ready.
+#[test]
+fn a_path_that_is_not_ready_is_asked_until_it_is() {
+    let (mut w, c) = world(Policy::Failover);
+    w.faults(0).set("x", Rule::new(sense(0x02, 0x04, 0x01)));
+    let from = w.now;
+    w.write(c, 0, &pattern(1, 4096)).expect("elsewhere");
+    assert!(w.now - from < crate::base::Duration::from_millis(50));
+    w.run_ms(3000);
+    assert_eq!(w.state(0), State::Probing);
+    w.faults(0).remove("x");
+    w.until_active();
+    assert_eq!(w.failures(0), 0);
+    w.finish();
+}
+
+#[test]
+fn a_lun_that_is_gone_fails_its_path() {
+    let (mut w, c) = world(Policy::Failover);
+    w.faults(0).set("x", Rule::new(sense(0x05, 0x25, 0x00)).on(Commands::Medium).times(1));
+    w.write(c, 0, &pattern(1, 4096)).expect("elsewhere");
+    assert_eq!(w.failures(0), 1);
+    w.faults(0).clear();
+    w.until_active();
+    w.finish();
+}
