@@ -279,6 +279,23 @@ pub(super) fn shown(text: &str) -> String {
 mod tests {
     use super::*;
 
+    /// RFC 7143 11.13.5: what waiting may cure is tried again soon, what somebody must change is not. A class
+    /// is enough; unknown details count as the rest of their class.
+    #[test]
+    fn slow_or_soon() {
+        let blame = |class, detail| LoginError::Status { class, detail }.blame();
+        for detail in [0, 1, 2, 3, 4, 7, 0x0a, 0x0b, 0x7f] {
+            assert_eq!(blame(2, detail), Blame::Config, "02/{detail:02x}");
+        }
+        for detail in [5, 8, 9] {
+            assert_eq!(blame(2, detail), Blame::Incompatible, "02/{detail:02x}");
+        }
+        for (class, detail) in [(2, 6), (3, 0), (3, 1), (3, 2), (3, 0x55)] {
+            assert_eq!(blame(class, detail), Blame::Io, "{class:02x}/{detail:02x}");
+        }
+        assert_eq!(LoginError::BadRedirect(String::new()).blame(), Blame::TargetMisbehaved);
+    }
+
     #[test]
     fn messages_for_administrators() {
         let status = LoginError::Status { class: 2, detail: 3 };
