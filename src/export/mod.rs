@@ -172,6 +172,12 @@ impl Connection {
         }
     }
 
+    /// Whether [`poll_event`](Self::poll_event) has something without new input.
+    #[must_use]
+    pub fn has_event(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// The next event. Goes on with input that was held back if there is room now.
     pub fn poll_event(&mut self) -> Option<Event> {
         if self.events.is_empty() {

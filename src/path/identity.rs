@@ -236,6 +236,12 @@ impl LogicalUnit {
         self.long_cdbs
     }
 
+    /// The same unit with this write protection: an administrator of the storage changed it.
+    #[must_use]
+    pub fn with_write_protection(&self, protected: bool) -> LogicalUnit {
+        LogicalUnit { write_protect: protected, ..self.clone() }
+    }
+
     /// Write protected, by hardware or software.
     #[must_use]
     pub fn read_only(&self) -> bool {

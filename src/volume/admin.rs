@@ -1,6 +1,7 @@
 //! What an administrator sees and does: snapshots, policy, paths in and out, drain.
 
 use super::link::{self, Phase};
+use super::service;
 use super::{Action, Draining, Level, Volume, clients};
 use crate::base::Instant;
 use crate::path::{Events, LedgerCounters, PathIndex, Policy, State};
@@ -167,7 +168,7 @@ impl Volume {
                 path: name.to_owned(),
             });
         }
-        link::disable(self, now, path);
+        service::disable(self, now, path);
         Ok(())
     }
 
@@ -178,7 +179,7 @@ impl Volume {
     pub fn enable_path(&mut self, now: Instant, name: &str) -> Result<(), AdminError> {
         let path = self.find_path(name)?;
         if self.engine.state(path) == State::Disabled {
-            link::enable(self, now, path);
+            service::enable(self, now, path);
         }
         Ok(())
     }
@@ -189,7 +190,7 @@ impl Volume {
     /// No such path.
     pub fn recheck_path(&mut self, now: Instant, name: &str) -> Result<(), AdminError> {
         let path = self.find_path(name)?;
-        link::recheck_now(self, now, path);
+        service::recheck_now(self, now, path);
         Ok(())
     }
 
@@ -228,9 +229,7 @@ impl Volume {
     pub(super) fn check_drain(&mut self, now: Instant) {
         for index in 0..self.links.len() {
             let path = self.links[index].index;
-            if self.links[index].disabling {
-                link::log_out_if_idle(self, now, path);
-            }
+            service::log_out_if_idle(self, now, path);
         }
         let Some(draining) = &mut self.draining else { return };
         if draining.reported || self.requests.len() > 0 {
@@ -248,7 +247,7 @@ impl Volume {
             draining.logged_out = true;
             for index in 0..self.links.len() {
                 let path = self.links[index].index;
-                link::stop(self, now, path);
+                service::stop(self, now, path);
             }
         }
         let quiet = |phase: &Phase| matches!(phase, Phase::Waiting | Phase::Disabled);

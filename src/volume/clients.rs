@@ -2,7 +2,7 @@
 
 use super::request::{self, Asker, Request, Stage, Verb};
 use super::table::Key;
-use super::{Action, Level, Volume, block_ops, memory, transfer};
+use super::{Action, Volume, block_ops, memory, transfer};
 use crate::base::{Duration, Instant, Payload};
 use crate::export::{Catalog, Connection, Event, ExportInfo, Handle, Kind, OpenError, Reply};
 use crate::limits;
@@ -197,6 +197,10 @@ fn close(v: &mut Volume, now: Instant, id: ClientId, abort: bool) {
         return;
     }
     client.closing = Some(now);
+    if abort {
+        // Nothing more can be said, and nothing that was not yet handed out is begun.
+        client.connection.handle_closed(now);
+    }
     v.actions.push_back(Action::CloseClient { client: id, abort });
     orphan_requests(v, now, id);
 }
@@ -210,16 +214,10 @@ fn orphan_requests(v: &mut Volume, now: Instant, id: ClientId) {
     for key in mine {
         let Some(request) = v.requests.get_mut(key) else { continue };
         request.asker = Asker::Gone;
-        if request.stage != Stage::Held {
-            request::advance(v, now, key);
-            continue;
+        match request.stage {
+            Stage::Held => drop(request::drop_held(v, key)),
+            _ => request::advance(v, now, key),
         }
-        if let Some(ticket) = request.ticket {
-            v.shared.abandon(ticket);
-            v.held = v.held.checked_sub(1).expect("a held request was counted");
-            request::wake_lanes(v);
-        }
-        v.requests.remove(key);
     }
 }
 
@@ -319,22 +317,18 @@ pub(super) fn reply(
 ) {
     let Some(client) = v.clients.get_mut(id.into()) else { return };
     client.connection.reply(handle, result);
+    if client.connection.has_event() {
+        v.attention.push(id);
+        v.again = true;
+    }
     memory::account(v, id);
     v.mark_client(id);
     finish_if_done(v, now, id);
 }
 
-/// No unit will show itself in time: clients that wait for it are told so.
-pub(super) fn refuse_waiting(v: &mut Volume, now: Instant) {
-    let waiting: SmallVec<[ClientId; 8]> =
-        v.clients.iter().filter(|(_, c)| c.opening.is_some()).map(|(k, _)| ClientId(k)).collect();
-    for id in waiting {
-        let Some(client) = v.clients.get_mut(id.into()) else { continue };
-        client.opening = None;
-        client.connection.open(now, Err(OpenError::Unavailable));
-        let why = "no path has shown the logical unit yet; try: mpio status";
-        v.notice(now, Level::Warn, None, "client refused", why);
-        v.mark_client(id);
+/// Connections with events that nobody has asked for: an answer may end one.
+pub(super) fn attend(v: &mut Volume, now: Instant) {
+    while let Some(id) = v.attention.pop() {
         events(v, now, id);
     }
 }

@@ -2,15 +2,15 @@
 
 use super::request::{self, Flight, PartId, PartVerb, Verb};
 use super::table::Key;
-use super::{Level, Volume, fencing, link};
+use super::{Level, Volume, fencing, flush, link, probing};
 use crate::base::{Duration, Instant, Payload};
 use crate::path::verdict::{
-    self, Actions, Context, Decision, Failure, Outcome, TRANSITION_DEFAULT, Verdict,
+    self, Actions, CommandKind, Context, Decision, Failure, Outcome, TRANSITION_DEFAULT, Verdict,
 };
 use crate::path::{CommandClass, Ended, PathIndex, PathSet, command_timeout};
 use crate::session::{Completion, Residual};
 use crate::wire::nbd::NbdError;
-use crate::wire::scsi::SenseKey;
+use crate::wire::scsi::{SenseKey, Status};
 
 /// A session answered a command.
 pub(super) fn done(
@@ -61,6 +61,9 @@ fn good_answer(
 ) {
     if verb.changes_state() {
         v.shared.acknowledged(path);
+    } else if verb == PartVerb::Sync {
+        let request = v.parts.get(id).expect("the caller found the part").request;
+        flush::reached(v, request, path);
     }
     request::part_done(v, now, id, Ok(data));
 }
@@ -102,6 +105,9 @@ fn context(v: &Volume, id: PartId, path: PathIndex, outcome: &Outcome) -> Contex
     let here = history.last.as_ref().is_some_and(|(last, _)| *last == path);
     let zero_unless_here = |value| if here { value } else { 0 };
     let same = history.last.as_ref().is_some_and(|(p, o)| *p != path && o.is_same_as(outcome));
+    let usable = v.engine.usable();
+    // A part that belongs to one target has no other paths than that one's.
+    let usable = part.only.map_or(usable, |only| usable.and(only));
     Context {
         command: part.verb.kind(),
         retries: zero_unless_here(history.retries),
@@ -110,7 +116,7 @@ fn context(v: &Volume, id: PartId, path: PathIndex, outcome: &Outcome) -> Contex
         answers: history.answers,
         waited_here: if here { history.waited_here } else { Duration::ZERO },
         waited: history.waited,
-        others: !v.engine.usable().minus(PathSet::only(path)).is_empty(),
+        others: !usable.minus(PathSet::only(path)).is_empty(),
         same_elsewhere: same,
         transition: TRANSITION_DEFAULT,
     }
@@ -157,16 +163,33 @@ fn act(
         || actions.intersects(Actions::END_SESSION | Actions::LUN_GONE);
     let rereads =
         Actions::REINQ | Actions::RECAP | Actions::REMODE | Actions::RELUN | Actions::HOLD;
+    if actions.contains(Actions::EARLIER_LOST) {
+        v.shared.set_earlier_lost();
+    }
+    if actions.contains(Actions::READ_ONLY) {
+        v.links[path.get()].adopt_protection = true;
+    }
     if fails {
         link::fail(v, now, path, &format!("the target answered {outcome}"));
     } else if actions.contains(Actions::STANDBY) {
-        link::fail(v, now, path, &format!("not usable now: the target answered {outcome}"));
+        // Its session stays: what is in flight ends as it ends, and TEST UNIT READY tells when it is back.
+        probing::recheck(v, now, path, &format!("not usable now: the target answered {outcome}"));
     } else if actions.intersects(rereads) {
-        link::recheck(v, now, path, &format!("the target reported {outcome}"));
+        probing::recheck(v, now, path, &format!("the target reported {outcome}"));
     }
     if actions.contains(Actions::ALARM) {
         v.notice(now, Level::Warn, Some(path), "target reports", &outcome.to_string());
     }
+}
+
+/// The target reported something of the unit that belongs to no command (RFC 7143 section 11.9.1).
+pub(super) fn attention(v: &mut Volume, now: Instant, path: PathIndex, sense: &[u8]) {
+    let outcome = Outcome::new(0, Status::CheckCondition.byte(), Some(sense), false);
+    let context = Context::first(CommandKind::TestUnitReady, true);
+    let Decision { actions, .. } = verdict::verdict(&outcome, context);
+    let why = outcome.to_string();
+    v.notice(now, Level::Info, Some(path), "asynchronous message", &why);
+    act(v, now, path, Verdict::RetryHere, actions, &outcome);
 }
 
 fn give_to_caller(
@@ -227,18 +250,17 @@ fn fall_back(v: &mut Volume, now: Instant, id: PartId, verb: PartVerb) -> bool {
 }
 
 /// The command has no answer and will get none. `sent`: its first byte was handed to the kernel, so the
-/// target may still execute it.
-pub(super) fn lost(v: &mut Volume, now: Instant, path: PathIndex, token: u64, sent: bool) {
+/// target may still execute it. Returns whether it is in doubt now.
+pub(super) fn lost(v: &mut Volume, now: Instant, path: PathIndex, token: u64, sent: bool) -> bool {
     let id = Key::from_token(token);
-    let Some((verb, bytes, flight)) = land(v, id, path) else { return };
+    let Some((verb, bytes, flight)) = land(v, id, path) else { return false };
     v.engine.finished(path, verb.op(), bytes, now - flight.started, Ended::Lost);
-    // On a session that lives, this is ABORT TASK answered with "task does not exist": the target had the
-    // command, has given no status for it, and a reset of the unit is known to have ended what it had.
-    let ended_by_reset = flight.reset && v.links[path.get()].has_socket();
-    if sent && verb.changes_state() && !ended_by_reset {
+    let doubt = sent && verb.changes_state();
+    if doubt {
         fencing::in_doubt(v, now, id, path);
     }
     v.ready.push_front(id);
+    doubt
 }
 
 /// The target has said that the command will not be executed any more: it is repeated, nothing is in doubt.
@@ -248,6 +270,7 @@ pub(super) fn aborted(v: &mut Volume, now: Instant, path: PathIndex, token: u64)
 
 /// Commands past their deadline: the path that does not answer them is given up.
 pub(super) fn command_timeouts(v: &mut Volume, now: Instant) {
+    closed_windows(v, now);
     let mut late: Option<(PathIndex, Duration)> = None;
     for (_, part) in v.parts.iter() {
         let Some(flight) = part.flight else { continue };
@@ -279,10 +302,32 @@ pub(super) fn command_timeouts(v: &mut Volume, now: Instant) {
     link::fail(v, now, path, &why);
 }
 
+/// Paths that take no command although they owe no answer: nothing there is ever late.
+fn closed_windows(v: &mut Volume, now: Instant) {
+    if v.ready.is_empty() {
+        return;
+    }
+    for index in 0..v.links.len() {
+        let path = v.links[index].index;
+        let tunables = &v.spec.tunables;
+        let limit = match v.engine.is_last(path) {
+            true => tunables.last_path_command_timeout,
+            false => tunables.command_timeout,
+        };
+        let closed = v.links[index].closed_for(now);
+        if !closed.is_zero() && closed >= limit {
+            let why = format!(
+                "the target's command window has been closed for {:.1} s with nothing outstanding",
+                closed.as_secs_f64()
+            );
+            link::fail(v, now, path, &why);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::path::verdict::CommandKind;
 
     /// RFC 7143 11.4.5: GOOD with a residual, or with too little data, is not taken for success; an answer
     /// about the unit may be shorter than what there was room for.

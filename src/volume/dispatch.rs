@@ -3,11 +3,11 @@
 //! Order of arrival is kept: when the paths are full, the queue waits; when none is usable, it waits
 //! for `no_path_timeout` and then fails.
 
-use super::request::{self, Asker, Flight, Part, PartId, PartVerb};
-use super::{Level, Volume, block_ops, link};
+use super::request::{self, Asker, Flight, Part, PartId, PartVerb, RequestId, Stage};
+use super::{Level, Volume, block_ops};
 use crate::base::{Duration, Instant, Payload};
 use crate::path::identity::LogicalUnit;
-use crate::path::{Op, PathIndex, PathSet};
+use crate::path::{Op, PathIndex};
 use crate::session::{Command, Direction};
 use crate::wire::nbd::NbdError;
 use crate::wire::scsi::{Cdb, Transfer, Width, unmap};
@@ -16,10 +16,10 @@ use crate::wire::scsi::{Cdb, Transfer, Width, unmap};
 enum Started {
     /// It is in flight, or it ended.
     Yes,
-    /// Paths are usable, but full: everything behind it waits too.
+    /// Every usable path is full: everything behind it waits too.
     Full,
-    /// No path may carry it now.
-    NoPath,
+    /// The paths that it may take are full, or there are none; others behind it may go on.
+    No,
 }
 
 /// Parts whose waiting time is over go back to the queue.
@@ -41,25 +41,34 @@ pub(super) fn run(v: &mut Volume, now: Instant) {
         return;
     }
     v.engine.begin_batch();
-    let mut full = PathSet::EMPTY;
-    for _ in 0..v.ready.len() {
-        let Some(id) = v.ready.pop_front() else { break };
-        match start(v, now, id, &mut full) {
+    for link in &v.links {
+        v.engine.set_full(link.index, link.room() == 0);
+    }
+    assert!(v.unplaced.is_empty(), "a turn leaves nothing behind");
+    while let Some(id) = v.ready.pop_front() {
+        match start(v, now, id) {
             Started::Yes => {}
+            Started::No => v.unplaced.push(id),
             Started::Full => {
-                v.ready.push_front(id);
+                v.unplaced.push(id);
                 break;
             }
-            Started::NoPath => v.ready.push_back(id),
         }
+    }
+    while let Some(id) = v.unplaced.pop() {
+        v.ready.push_front(id);
     }
 }
 
-fn start(v: &mut Volume, now: Instant, id: PartId, full: &mut PathSet) -> Started {
+/// A part whose request has ended in all but name: the client has gone, or another part has failed.
+fn is_moot(v: &Volume, part: &Part) -> bool {
+    v.requests.get(part.request).is_none_or(|r| r.asker == Asker::Gone || r.failure.is_some())
+}
+
+fn start(v: &mut Volume, now: Instant, id: PartId) -> Started {
     let Some(part) = v.parts.get(id) else { return Started::Yes };
     assert!(part.flight.is_none(), "a queued part is in flight nowhere");
-    let orphan = v.requests.get(part.request).is_none_or(|r| r.asker == Asker::Gone);
-    if orphan {
+    if is_moot(v, part) {
         request::part_done(v, now, id, Err(NbdError::Io));
         return Started::Yes;
     }
@@ -71,7 +80,7 @@ fn start(v: &mut Volume, now: Instant, id: PartId, full: &mut PathSet) -> Starte
     let mut candidates = allowed.minus(part.history.refused);
     if candidates.is_empty() {
         if usable.is_empty() {
-            return Started::NoPath;
+            return Started::No;
         }
         // Every usable path has refused it: begin again rather than wait for a path that may never come.
         candidates = allowed;
@@ -79,18 +88,18 @@ fn start(v: &mut Volume, now: Instant, id: PartId, full: &mut PathSet) -> Starte
     let unit = v.unit.as_ref().expect("a usable path has shown the unit");
     let bytes = part.blocks.saturating_mul(unit.block_size());
     let op = part.verb.op();
-    while let Some(path) = v.engine.choose_among(op, bytes, candidates.minus(*full)) {
-        if v.links[path.get()].room() > 0 {
+    match v.engine.choose_among(op, bytes, candidates) {
+        Some(path) => {
             send(v, now, id, path, op);
-            return Started::Yes;
+            Started::Yes
         }
-        full.insert(path);
+        None if candidates == usable => Started::Full,
+        None => Started::No,
     }
-    Started::Full
 }
 
 fn send(v: &mut Volume, now: Instant, id: PartId, path: PathIndex, op: Op) {
-    let command = command(v, id);
+    let command = command(v, id, path);
     let session = v.links[path.get()].session().expect("a usable path has a session");
     let tag = match session.submit(now, command) {
         Ok(tag) => tag,
@@ -99,13 +108,21 @@ fn send(v: &mut Volume, now: Instant, id: PartId, path: PathIndex, op: Op) {
     let part = v.parts.get_mut(id).expect("the part is queued");
     part.flight = Some(Flight { path, tag, started: now, reset: false });
     v.engine.started(path, op);
+    let full = v.links[path.get()].room() == 0;
+    v.engine.set_full(path, full);
     v.mark_link(path);
 }
 
 /// The SCSI command of a part.
-fn command(v: &Volume, id: PartId) -> Command {
+fn command(v: &mut Volume, id: PartId, path: PathIndex) -> Command {
     let part = v.parts.get(id).expect("the part is queued");
-    let request = v.requests.get(part.request).expect("a part belongs to a request");
+    let request = v.requests.get_mut(part.request).expect("a part belongs to a request");
+    let link = &v.links[path.get()];
+    // The targets of a mirror may differ in this.
+    let here = link.unit.as_ref().expect("a path in service has shown its unit");
+    let writes = matches!(part.verb, PartVerb::Write | PartVerb::WriteZeros);
+    let fua = request.fua && writes && here.dpofua();
+    request.cached |= request.fua && writes && !fua && here.write_cache();
     let unit = v.unit.as_ref().expect("a usable path has shown the unit");
     let size = unit.block_size();
     let (cdb, data) = match part.verb {
@@ -113,7 +130,6 @@ fn command(v: &Volume, id: PartId) -> Command {
             (Cdb::Read(transfer(unit, part, false)), Direction::Read { len: part.blocks * size })
         }
         PartVerb::Write => {
-            let fua = request.fua && unit.dpofua();
             let offset = (part.lba - request.first) * u64::from(size);
             let len = part.blocks as usize * size as usize;
             let data = if len == request.data.len() {
@@ -124,7 +140,6 @@ fn command(v: &Volume, id: PartId) -> Command {
             (Cdb::Write(transfer(unit, part, fua)), Direction::Write(data))
         }
         PartVerb::WriteZeros => {
-            let fua = request.fua && unit.dpofua();
             let data = block_ops::zeros(part.blocks as usize * size as usize);
             (Cdb::Write(transfer(unit, part, fua)), Direction::Write(data))
         }
@@ -147,8 +162,7 @@ fn command(v: &Volume, id: PartId) -> Command {
             (Cdb::GetLbaStatus { lba: part.lba, allocation: len }, Direction::Read { len })
         }
     };
-    let lun = v.links[0].spec.lun;
-    Command { token: id.to_token(), lun, cdb: cdb.to_bytes(), data }
+    Command { token: id.to_token(), lun: link.spec.lun, cdb: cdb.to_bytes(), data }
 }
 
 fn transfer(unit: &LogicalUnit, part: &Part, fua: bool) -> Transfer {
@@ -166,13 +180,21 @@ pub(super) fn no_path(v: &mut Volume, now: Instant) {
         }
         return;
     }
+    // A path that was in service a moment ago and is only looked at again is not lost yet.
+    if v.links.iter().any(|link| link.rechecking) {
+        return;
+    }
     let since = v.engine.down_since().expect("no path is usable");
     let limit = v.spec.tunables.no_path_timeout;
     if limit == Duration::MAX || now - since < limit {
         return;
     }
     let queued = v.ready.len() + v.delayed.len();
-    if !v.no_path_reported && v.unit.is_some() {
+    if v.unit.is_none() {
+        // Clients wait for the first path, for a time of their own.
+        return;
+    }
+    if !v.no_path_reported {
         v.no_path_reported = true;
         let why = format!(
             "no usable path for {limit:?}: {queued} queued commands and all that follow fail with EIO until \
@@ -188,5 +210,17 @@ pub(super) fn no_path(v: &mut Volume, now: Instant) {
             request::part_done(v, now, id, Err(NbdError::Io));
         }
     }
-    link::fail_waiting_clients(v, now);
+    fail_held(v, now);
+}
+
+/// Requests that wait for their range would wait for a path as well: nothing of them was sent.
+fn fail_held(v: &mut Volume, now: Instant) {
+    if v.held == 0 && v.unticketed.is_empty() {
+        return;
+    }
+    let held = v.requests.iter().filter(|(_, r)| r.stage == Stage::Held);
+    let held: Vec<RequestId> = held.map(|(id, _)| id).collect();
+    for id in held {
+        request::refuse_held(v, now, id, NbdError::Io);
+    }
 }

@@ -8,7 +8,8 @@
 
 use super::link::Phase;
 use super::request::{self, PartId};
-use super::{Level, Volume, link};
+use super::table::Key;
+use super::{Level, Volume, probing};
 use crate::base::Instant;
 use crate::path::{Nexus, PathIndex, Proof};
 use crate::session::TaskTag;
@@ -38,9 +39,22 @@ pub(super) fn needed(v: &Volume, path: PathIndex) -> bool {
     v.shared.ledger().needs_proof(nexus(v, path))
 }
 
-/// Whether LOGICAL UNIT RESET may be used: it ends the commands of other hosts too.
-pub(super) fn reset_allowed(v: &Volume) -> bool {
-    !v.spec.tunables.shared || v.spec.tunables.fence_reset
+/// Whether a LOGICAL UNIT RESET on the session that has just logged in proves anything, and may be used: it
+/// ends the commands of other hosts too. `before` is the portal group of the session that is in doubt.
+pub(super) fn possible(v: &mut Volume, now: Instant, path: PathIndex, before: Option<u16>) -> bool {
+    let why = if v.spec.tunables.shared && !v.spec.tunables.fence_reset {
+        "the unit is shared with other hosts and fence_reset is off".to_owned()
+    } else {
+        let group = v.links[path.get()].portal_group;
+        if before == group {
+            return true;
+        }
+        format!("the old session was in portal group {before:?}, the new one is in {group:?}")
+    };
+    let why =
+        format!("no LOGICAL UNIT RESET: {why}; blocks in doubt stay held until fence_timeout");
+    v.notice(now, Level::Warn, Some(path), "not fenced", &why);
+    false
 }
 
 /// The reset was answered on a session that had just been logged into.
@@ -63,7 +77,13 @@ pub(super) fn reset_answered(v: &mut Volume, now: Instant, path: PathIndex, resp
         );
         v.notice(now, Level::Warn, Some(path), "not fenced", &why);
     }
-    link::begin_probe(v, now, path);
+    probing::begin(v, now, path);
+}
+
+/// Whether a reset of the unit was answered after this command was sent.
+pub(super) fn was_reset(v: &Volume, token: u64) -> bool {
+    let part = v.parts.get(Key::from_token(token));
+    part.and_then(|part| part.flight).is_some_and(|flight| flight.reset)
 }
 
 /// The reset has also ended our commands on other sessions of that target's unit: they are given back by
@@ -87,12 +107,15 @@ pub(super) fn abort_all_on(v: &mut Volume, now: Instant, target: &str, except: O
     for path in siblings {
         let hit = v.parts.values_mut().filter_map(|part| part.flight.as_mut());
         let hit = hit.filter(|flight| flight.path == path);
-        let tags: Vec<TaskTag> = hit
+        let mut tags: Vec<TaskTag> = hit
             .map(|flight| {
                 flight.reset = true;
                 flight.tag
             })
             .collect();
+        if let Phase::Probing(probing) = &v.links[path.get()].phase {
+            tags.extend(probing.asked());
+        }
         let Some(session) = v.links[path.get()].session() else { continue };
         for tag in tags {
             session.abort(now, tag);
@@ -106,7 +129,7 @@ pub(super) fn retry(v: &mut Volume, now: Instant) {
     for index in 0..v.links.len() {
         let path = v.links[index].index;
         if matches!(v.links[index].phase, Phase::Fencing) && !needed(v, path) {
-            link::begin_probe(v, now, path);
+            probing::begin(v, now, path);
         }
     }
 }

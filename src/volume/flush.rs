@@ -5,11 +5,12 @@
 //! covered by its mirror: the flush goes to every reachable target instead, and the unreachable one keeps
 //! its mark until it has been flushed after its return.
 
-use super::Volume;
 use super::request::{self, Asker, Part, PartVerb, Request, RequestId, Stage, Verb};
+use super::{Level, Volume};
 use crate::base::Instant;
 use crate::limits::PATHS_PER_DEVICE_MAX;
-use crate::path::PathSet;
+use crate::path::{PathIndex, PathSet};
+use crate::wire::nbd::NbdError;
 
 /// Per path: how many writes it had acknowledged when the flush began.
 pub(super) type Marks = [u64; PATHS_PER_DEVICE_MAX];
@@ -21,13 +22,11 @@ pub(super) fn begin(v: &mut Volume, now: Instant, id: RequestId) {
 
 /// Makes everything that was acknowledged before now stable, then the request ends.
 pub(super) fn stabilise(v: &mut Volume, now: Instant, id: RequestId) {
-    let cached = v.unit.as_ref().is_none_or(|u| u.write_cache());
     let request = v.requests.get_mut(id).expect("the caller holds the request");
-    let durable_already = request.stage == Stage::Body
-        && request.verb == Verb::Write
-        && v.unit.as_ref().is_some_and(|u| u.dpofua());
+    let writes = matches!(request.verb, Verb::Write | Verb::Zero { same: false, .. });
+    let durable_already = request.stage == Stage::Body && writes && !request.cached;
     request.stage = Stage::Stabilise;
-    if !cached || durable_already {
+    if durable_already {
         request::advance(v, now, id);
         return;
     }
@@ -52,6 +51,8 @@ pub(super) fn stabilise(v: &mut Volume, now: Instant, id: RequestId) {
 pub(super) fn final_flush(v: &mut Volume, now: Instant) {
     let request = Request::new(Asker::Volume, Verb::Flush, now);
     request::begin(v, now, request);
+    // Its parts find their paths in this turn.
+    v.again = true;
 }
 
 /// One set of paths per target that needs a flush.
@@ -59,7 +60,9 @@ fn targets_to_flush(v: &Volume, marks: &Marks) -> Vec<PathSet> {
     let usable = v.engine.usable();
     let mut groups: Vec<(&str, PathSet, bool)> = Vec::new();
     for link in &v.links {
-        let dirty = marks[link.index.get()] > v.shared.flushed(link.index);
+        // Of a path that has not shown its unit nothing is known but that others have written there.
+        let cache = link.unit.as_ref().is_none_or(|unit| unit.write_cache());
+        let dirty = cache && marks[link.index.get()] > v.shared.flushed(link.index);
         match groups.iter_mut().find(|(name, ..)| *name == link.spec.target) {
             Some((_, paths, any)) => {
                 paths.insert(link.index);
@@ -77,14 +80,26 @@ fn targets_to_flush(v: &Volume, marks: &Marks) -> Vec<PathSet> {
         .collect()
 }
 
-/// The flush was good: the writes that it covered are stable, on the targets that were reached.
-pub(super) fn settled(v: &mut Volume, id: RequestId) {
+/// SYNCHRONIZE CACHE was good on this path: its whole target is reached.
+pub(super) fn reached(v: &mut Volume, id: RequestId, path: PathIndex) {
+    let target = &v.links[path.get()].spec.target;
+    let same = v.links.iter().filter(|l| l.spec.target == *target).map(|l| l.index);
+    let Some(request) = v.requests.get_mut(id) else { return };
+    request.reached = request.reached.union(same.collect());
+}
+
+/// The flush was good: the writes that it covered are stable, on the targets that were reached. It still
+/// fails, once, if a target has told meanwhile that it lost what it had acknowledged.
+pub(super) fn settled(v: &mut Volume, now: Instant, id: RequestId) {
     let request = v.requests.get_mut(id).expect("the caller holds the request");
-    let Some(marks) = request.covers.take() else { return };
-    let usable = v.engine.usable();
-    for link in &v.links {
-        if usable.contains(link.index) {
-            v.shared.mark_flushed(link.index, marks[link.index.get()]);
+    if let Some(marks) = request.covers.take() {
+        for path in request.reached.iter() {
+            v.shared.mark_flushed(path, marks[path.get()]);
         }
+    }
+    if request.verb == Verb::Flush && v.shared.take_earlier_lost() {
+        request.failure = Some(NbdError::Io);
+        let why = "a target reported that an earlier, acknowledged write has failed";
+        v.notice(now, Level::Error, None, "flush failed", why);
     }
 }

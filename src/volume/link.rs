@@ -8,20 +8,21 @@
 //! A new socket is asked for only when the driver has let go of the old one, so that two sessions of one
 //! nexus never stand side by side on our side (RFC 7143 section 4.4.3).
 
-use super::probe::{self, Probe};
+use super::probing::{self, Probing};
 use super::spec::PathSpec;
-use super::{Action, Level, Volume, clients, complete, fencing};
+use super::{Action, Level, Volume, complete, fencing};
 use crate::base::{Blame, Duration, Instant, TxQueue};
 use crate::limits;
-use crate::path::verdict::Outcome;
+use crate::path::identity::LogicalUnit;
 use crate::path::{Failure, PathIndex, State};
 use crate::session::{
-    self, CloseReason, Command, Completion, Direction, Event, Kind, LoginError, Session,
-    SessionError, TaskTag,
+    self, AsyncEvent, CloseReason, Event, Kind, LoginError, Session, SessionError, TaskTag,
 };
 use crate::wire::iscsi::TargetAddress;
+use crate::wire::iscsi::codes::{tmf, tmf_response};
 use bytes::Bytes;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// Where a link stands.
 pub(super) enum Phase {
@@ -31,13 +32,13 @@ pub(super) enum Phase {
     LoggingIn,
     /// LOGICAL UNIT RESET is out; no other command uses the session.
     Fencing,
-    /// Identity and readiness are read. `Wait` until the time, if any.
-    Probing {
-        probe: Box<Probe>,
-        resume: Option<Instant>,
-    },
+    /// Identity and readiness are read.
+    Probing(Box<Probing>),
     Up,
-    LoggingOut,
+    /// What is in flight finishes; nothing new is given to the session.
+    LoggingOut {
+        then: Then,
+    },
     /// The driver lets go of the socket.
     Closing {
         then: Then,
@@ -61,29 +62,39 @@ pub(super) struct Link {
     pub(super) index: PathIndex,
     pub(super) spec: PathSpec,
     pub(super) phase: Phase,
-    session: Option<Box<Session>>,
+    pub(super) session: Option<Box<Session>>,
+    /// The unit as this path has last shown it.
+    pub(super) unit: Option<Arc<LogicalUnit>>,
     /// Counts sessions: names a nexus over time.
     pub(super) generation: u64,
+    /// Portal group of the last login: a proof counts only in the same one.
+    pub(super) portal_group: Option<u16>,
     /// Where the next connection goes, and where it really comes from.
     remote: SocketAddr,
+    /// The configured portal: a redirect may always lead back to it.
+    configured: SocketAddr,
     pub(super) local: Option<SocketAddr>,
     hops: u32,
     pub(super) disabling: bool,
+    /// A path that is being disabled and does not become idle is given up then.
+    pub(super) disable_by: Instant,
     /// When a unit that was another one is looked at again.
-    mismatched_until: Option<Instant>,
+    pub(super) mismatched_until: Option<Instant>,
+    /// It was in service until its identity was questioned.
+    pub(super) rechecking: bool,
+    /// The recheck was asked for by a write that the unit refused as protected.
+    pub(super) adopt_protection: bool,
+    /// Since when the command window is closed with nothing in flight.
+    closed_since: Option<Instant>,
     /// The last failure is one that only a change of configuration cures.
     pub(super) misconfigured: bool,
 }
 
 /// Token of a probe's command: no part has it, since no table slot is that high.
-const PROBE: u64 = u64::MAX;
-const FENCE: u64 = u64::MAX - 1;
+pub(super) const PROBE: u64 = u64::MAX;
+pub(super) const FENCE: u64 = u64::MAX - 1;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A unit that was not the device's is looked at again this often.
-const MISMATCH_RETRY: Duration = Duration::from_secs(30);
-/// A probe that finds the window closed asks again after this.
-const PROBE_WAIT: Duration = Duration::from_millis(20);
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Link {
@@ -91,13 +102,20 @@ impl Link {
         Link {
             index,
             remote: spec.portal,
+            configured: spec.portal,
             phase: Phase::Waiting,
             session: None,
+            unit: None,
             generation: 0,
+            portal_group: None,
             local: None,
             hops: 0,
             disabling: false,
+            disable_by: Instant::MAX,
             mismatched_until: None,
+            rechecking: false,
+            adopt_protection: false,
+            closed_since: None,
             misconfigured: false,
             spec,
         }
@@ -137,11 +155,23 @@ impl Link {
     pub(super) fn deadline(&self) -> Instant {
         let own = match &self.phase {
             Phase::Waiting => self.mismatched_until.unwrap_or(Instant::MAX),
-            Phase::Probing { resume: Some(at), .. } => *at,
+            Phase::Probing(probing) => probing.deadline(),
+            Phase::Up if self.disabling => self.disable_by,
             _ => Instant::MAX,
         };
         let session = self.session.as_ref().and_then(|s| s.poll_deadline());
         own.min(session.map_or(Instant::MAX, |(at, _)| at))
+    }
+
+    /// How long the command window has been closed while nothing is in flight: no command is late then,
+    /// and pings are answered, but nothing moves.
+    pub(super) fn closed_for(&mut self, now: Instant) -> Duration {
+        let in_flight = self.session.as_ref().map_or(0, |s| s.in_flight());
+        if !matches!(self.phase, Phase::Up) || in_flight > 0 || self.room() > 0 {
+            self.closed_since = None;
+            return Duration::ZERO;
+        }
+        now - *self.closed_since.get_or_insert(now)
     }
 
     /// Whether its session lives, or may come to.
@@ -166,7 +196,8 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
     for index in 0..v.links.len() {
         let path = v.links[index].index;
         let again = v.links[index].mismatched_until.is_some_and(|at| at <= now);
-        match &mut v.links[index].phase {
+        let overdue = v.links[index].disabling && v.links[index].disable_by <= now;
+        match &v.links[index].phase {
             Phase::Waiting if v.engine.retry_at(path).is_some_and(|at| at <= now) => {
                 v.engine.transition(now, path, State::Connecting, "");
                 connect(v, path);
@@ -176,9 +207,9 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
                 v.engine.transition(now, path, State::Connecting, "looked at again");
                 connect(v, path);
             }
-            Phase::Probing { resume, .. } if resume.is_some_and(|at| at <= now) => {
-                *resume = None;
-                step_probe(v, now, path);
+            Phase::Probing(_) => probing::timeout(v, now, path),
+            Phase::Up if overdue => {
+                fail(v, now, path, "disabled; its commands did not end within shutdown_timeout");
             }
             _ => {}
         }
@@ -278,8 +309,8 @@ pub(super) fn disconnected(
     if !link.has_socket() {
         return;
     }
-    if matches!(link.phase, Phase::LoggingOut) {
-        give_up(v, now, path, Then::Disabled);
+    if let Phase::LoggingOut { then } = link.phase {
+        logged_out(v, now, path, then);
         return;
     }
     let why = match error {
@@ -322,7 +353,7 @@ pub(super) fn fail(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
 
 /// When a path that ended is tried again.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Retry {
+pub(super) enum Retry {
     Now,
     Backoff,
     /// An administrator has to mend something first.
@@ -330,7 +361,7 @@ enum Retry {
 }
 
 /// Books the end of a link's service and gives its session and socket up.
-fn end(v: &mut Volume, now: Instant, path: PathIndex, why: &str, retry: Retry) {
+pub(super) fn end(v: &mut Volume, now: Instant, path: PathIndex, why: &str, retry: Retry) {
     let link = &v.links[path.get()];
     if !link.has_socket() {
         return;
@@ -349,6 +380,13 @@ fn end(v: &mut Volume, now: Instant, path: PathIndex, why: &str, retry: Retry) {
     if v.engine.state(path) != State::Disabled {
         v.engine.fail(now, path, how, time2wait, why);
     }
+    let link = &mut v.links[path.get()];
+    link.rechecking = false;
+    if retry != Retry::Now {
+        // A temporary redirect counts for one session.
+        link.remote = link.spec.portal;
+        link.hops = 0;
+    }
     if served || !repeated {
         let level = if v.engine.usable().is_empty() { Level::Error } else { Level::Warn };
         v.notice(now, level, Some(path), State::Failed.name(), why);
@@ -357,7 +395,7 @@ fn end(v: &mut Volume, now: Instant, path: PathIndex, why: &str, retry: Retry) {
 }
 
 /// Ends the session on our side and asks the driver to let go of the socket.
-fn give_up(v: &mut Volume, now: Instant, path: PathIndex, then: Then) {
+pub(super) fn give_up(v: &mut Volume, now: Instant, path: PathIndex, then: Then) {
     let link = &mut v.links[path.get()];
     assert!(link.has_socket(), "only a socket that exists can be given up");
     link.phase = Phase::Closing { then };
@@ -368,29 +406,58 @@ fn give_up(v: &mut Volume, now: Instant, path: PathIndex, then: Then) {
     }
 }
 
-fn events(v: &mut Volume, now: Instant, path: PathIndex) {
+pub(super) fn events(v: &mut Volume, now: Instant, path: PathIndex) {
     loop {
         let Some(session) = v.links[path.get()].session.as_mut() else { return };
         let Some(event) = session.poll_event() else { return };
-        event_(v, now, path, event);
+        match event {
+            Event::Lost { token, sent: true } if fencing::was_reset(v, token) => {
+                // What the reset has ended, ABORT TASK does not find: that answer comes next.
+                let next = session_event(v, path);
+                if next.as_ref().is_some_and(|next| is_no_task(next, token)) {
+                    complete::aborted(v, now, path, token);
+                } else {
+                    complete::lost(v, now, path, token, true);
+                }
+                if let Some(next) = next {
+                    event_(v, now, path, next);
+                }
+            }
+            event => event_(v, now, path, event),
+        }
     }
+}
+
+fn session_event(v: &mut Volume, path: PathIndex) -> Option<Event> {
+    v.links[path.get()].session.as_mut()?.poll_event()
+}
+
+fn is_no_task(event: &Event, task: u64) -> bool {
+    matches!(event, Event::TaskManagement { token, function: tmf::ABORT_TASK, response: tmf_response::NO_TASK }
+        if *token == task)
 }
 
 fn event_(v: &mut Volume, now: Instant, path: PathIndex, event: Event) {
     match event {
-        Event::Done { token: PROBE, completion, .. } => {
-            if let Phase::Probing { probe, .. } = &mut v.links[path.get()].phase {
-                let Completion { response, status, sense, data, .. } = completion;
-                // A short answer is normal for a probe; the parsers look at the length.
-                let outcome = Outcome::new(response, status, sense.as_deref(), false);
-                probe.handle(&outcome, &data.to_vec());
-                step_probe(v, now, path);
-            }
+        Event::Done { token: PROBE, tag, completion } => {
+            probing::answered(v, now, path, tag, completion);
         }
         Event::Done { token, completion, .. } => complete::done(v, now, path, token, completion),
-        Event::Lost { token: PROBE | FENCE, .. } | Event::Aborted { token: PROBE | FENCE, .. } => {}
+        Event::Lost { token: PROBE, .. } | Event::Aborted { token: PROBE, .. } => {
+            probing::interrupted(v, now, path);
+        }
+        Event::Lost { token: FENCE, .. } | Event::Aborted { token: FENCE, .. } => {}
         Event::Aborted { token, .. } => complete::aborted(v, now, path, token),
-        Event::Lost { token, sent } => complete::lost(v, now, path, token, sent),
+        Event::Lost { token, sent } => {
+            let alive = v.links[path.get()]
+                .session_ref()
+                .is_some_and(|s| s.state() != session::State::Closed);
+            let doubt = complete::lost(v, now, path, token, sent);
+            if alive && doubt {
+                // Only a new login can prove it dead now.
+                fail(v, now, path, "the target does not know a write that it has not answered");
+            }
+        }
         Event::LoggedIn => logged_in(v, now, path),
         Event::LoginFailed(error) => login_failed(v, now, path, &error),
         Event::TaskManagement { token: FENCE, response, .. } => {
@@ -398,9 +465,12 @@ fn event_(v: &mut Volume, now: Instant, path: PathIndex, event: Event) {
         }
         Event::TaskManagement { .. } => {}
         Event::LogoutRequested { within } => {
-            // The session finishes what it has and logs out by itself; nothing new is given to it.
             let why = format!("the target asked for a logout within {within:?}");
             v.notice(now, Level::Info, Some(path), "logout requested", &why);
+            leave(v, now, path, &why);
+        }
+        Event::Async(AsyncEvent::Scsi { sense, .. }) => {
+            complete::attention(v, now, path, &sense);
         }
         Event::Async(event) => {
             let why = format!("{event:?}");
@@ -413,20 +483,52 @@ fn event_(v: &mut Volume, now: Instant, path: PathIndex, event: Event) {
 
 fn closed(v: &mut Volume, now: Instant, path: PathIndex, error: &SessionError) {
     let link = &v.links[path.get()];
-    if matches!(link.phase, Phase::LoggingOut) {
-        give_up(v, now, path, Then::Disabled);
+    if let Phase::LoggingOut { then } = link.phase {
+        logged_out(v, now, path, then);
         return;
     }
     let why = format!("{error} ({})", where_(link));
     fail(v, now, path, &why);
 }
 
+/// The target wants the session to end: no new commands; the session logs out by itself when it is idle.
+fn leave(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
+    if !matches!(v.links[path.get()].phase, Phase::Up) {
+        return;
+    }
+    let then = match v.engine.state(path).carries_io() {
+        true => {
+            v.engine.transition(now, path, State::Probing, why);
+            Then::Reconnect
+        }
+        false => Then::Disabled,
+    };
+    v.links[path.get()].phase = Phase::LoggingOut { then };
+}
+
+/// The session has ended as it should.
+fn logged_out(v: &mut Volume, now: Instant, path: PathIndex, then: Then) {
+    if then == Then::Reconnect && v.engine.state(path) == State::Probing {
+        let link = &v.links[path.get()];
+        let negotiated = link.session_ref().and_then(Session::negotiated);
+        let time2wait = negotiated.map_or(Duration::ZERO, |n| n.time2wait);
+        let why = "logged out because the target asked for it";
+        v.engine.fail(now, path, Failure::Transient, time2wait, why);
+    }
+    give_up(v, now, path, then);
+}
+
 fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) {
     let link = &mut v.links[path.get()];
     assert!(matches!(link.phase, Phase::LoggingIn), "a login ends once");
     link.hops = 0;
+    let group = link.session_ref().and_then(Session::negotiated).and_then(|n| n.portal_group);
+    let before = std::mem::replace(&mut link.portal_group, group);
     v.engine.transition(now, path, State::Probing, "logged in");
-    if fencing::needed(v, path) && fencing::reset_allowed(v) {
+    if fencing::needed(v, path) && fencing::possible(v, now, path, before) {
+        let why =
+            "waits for the answer to LOGICAL UNIT RESET: writes sent here before are in doubt";
+        v.engine.set_reason(path, why);
         let link = &mut v.links[path.get()];
         link.phase = Phase::Fencing;
         let lun = link.spec.lun;
@@ -436,7 +538,7 @@ fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) {
         v.mark_link(path);
         return;
     }
-    begin_probe(v, now, path);
+    probing::begin(v, now, path);
 }
 
 fn login_failed(v: &mut Volume, now: Instant, path: PathIndex, error: &LoginError) {
@@ -446,7 +548,6 @@ fn login_failed(v: &mut Volume, now: Instant, path: PathIndex, error: &LoginErro
     }
     let link = &mut v.links[path.get()];
     let why = format!("login failed: {error} ({})", where_(link));
-    link.remote = link.spec.portal;
     // A redirect that leads nowhere is a target's mistake, and passes; what we are blamed for does not.
     let retry = match error.blame() {
         Blame::Config | Blame::Incompatible => Retry::Slow,
@@ -462,7 +563,8 @@ fn redirect(v: &mut Volume, now: Instant, path: PathIndex, to: &TargetAddress, p
     link.hops += 1;
     let hops = link.hops;
     let allowed = to.socket_addr().filter(|address| {
-        *address == link.spec.portal || link.spec.redirect_allow.contains(address)
+        [link.spec.portal, link.configured].contains(address)
+            || link.spec.redirect_allow.contains(address)
     });
     let Some(address) = allowed.filter(|_| hops <= limits::REDIRECT_HOPS_MAX) else {
         let reason = match hops > limits::REDIRECT_HOPS_MAX {
@@ -470,8 +572,6 @@ fn redirect(v: &mut Volume, now: Instant, path: PathIndex, to: &TargetAddress, p
             false => "it is neither a configured portal nor in redirect_allow".to_owned(),
         };
         let why = format!("redirected to {to}, which is not followed: {reason} ({})", where_(link));
-        link.remote = link.spec.portal;
-        link.hops = 0;
         end(v, now, path, &why, Retry::Slow);
         return;
     };
@@ -481,172 +581,4 @@ fn redirect(v: &mut Volume, now: Instant, path: PathIndex, to: &TargetAddress, p
     }
     let why = format!("redirected to {address}");
     end(v, now, path, &why, Retry::Now);
-}
-
-/// Reads identity, capacity and readiness; the path carries I/O only after that.
-pub(super) fn begin_probe(v: &mut Volume, now: Instant, path: PathIndex) {
-    let link = &mut v.links[path.get()];
-    link.phase = Phase::Probing { probe: Box::new(Probe::new(link.spec.lun)), resume: None };
-    step_probe(v, now, path);
-}
-
-/// Identity is questioned on a path in service: no command leaves on it before it has been read again.
-pub(super) fn recheck(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
-    if matches!(v.links[path.get()].phase, Phase::Up) {
-        v.engine.transition(now, path, State::Probing, why);
-        begin_probe(v, now, path);
-    }
-}
-
-fn step_probe(v: &mut Volume, now: Instant, path: PathIndex) {
-    let link = &mut v.links[path.get()];
-    let Phase::Probing { probe, resume } = &mut link.phase else { return };
-    let session = link.session.as_mut().expect("probing needs a session");
-    if session.room() == 0 {
-        // The window is closed (the path's own commands may still fill it): ask again shortly.
-        *resume = Some(now + PROBE_WAIT);
-        return;
-    }
-    match probe.next() {
-        probe::Step::Command { lun, cdb, read_len } => {
-            let data =
-                if read_len > 0 { Direction::Read { len: read_len } } else { Direction::None };
-            let refused = session.submit(now, Command { token: PROBE, lun, cdb, data });
-            assert!(refused.is_ok(), "a session with room takes a command");
-            v.mark_link(path);
-        }
-        probe::Step::Wait(time) => *resume = Some(now + time),
-        probe::Step::Ready(unit) => admit(v, now, path, *unit),
-        probe::Step::Failed(error) => {
-            // The number in the address of a single-level LUN, as administrators write it.
-            let lun = link.spec.lun >> 48 & 0x3fff;
-            let why = format!("{error} ({}, LUN {lun})", where_(link));
-            let wrong = matches!(error, probe::ProbeError::NoLun(_));
-            let retry = match error {
-                probe::ProbeError::Unusable(_) | probe::ProbeError::CapacityTooLarge => Retry::Slow,
-                _ => Retry::Backoff,
-            };
-            end(v, now, path, &why, retry);
-            v.links[path.get()].misconfigured |= wrong;
-        }
-    }
-}
-
-/// The unit behind the path is known: is it the device's?
-fn admit(v: &mut Volume, now: Instant, path: PathIndex, unit: crate::path::identity::LogicalUnit) {
-    let found = unit.wwid().unwrap_or("none").to_owned();
-    let expected = v.spec.wwid.as_deref().filter(|wwid| *wwid != found);
-    let wrong = expected
-        .map(|wwid| format!("the unit's WWID is {found}, the configuration asks for {wwid}"));
-    let admitted = match wrong {
-        Some(why) => Err(why),
-        None => v.shared.admit(unit).map_err(|m| m.to_string()),
-    };
-    match admitted {
-        Ok(unit) => {
-            let first = v.unit.is_none();
-            v.unit = Some(unit);
-            let link = &mut v.links[path.get()];
-            link.phase = Phase::Up;
-            let why = where_(link);
-            v.engine.transition(now, path, State::Active, &why);
-            v.notice(now, Level::Info, Some(path), "active", &why);
-            if first {
-                clients::answer_open(v, now);
-            }
-        }
-        Err(why) => {
-            v.engine.transition(now, path, State::Mismatched, &why);
-            v.notice(now, Level::Error, Some(path), State::Mismatched.name(), &why);
-            v.links[path.get()].mismatched_until = Some(now + MISMATCH_RETRY);
-            give_up(v, now, path, Then::Reconnect);
-        }
-    }
-}
-
-/// The administrator takes the path out: nothing new is given to it, and when it is idle it logs out.
-pub(super) fn disable(v: &mut Volume, now: Instant, path: PathIndex) {
-    if v.engine.state(path) == State::Disabled {
-        return;
-    }
-    v.engine.transition(now, path, State::Disabled, "disabled by an administrator");
-    v.notice(now, Level::Info, Some(path), State::Disabled.name(), "by an administrator");
-    let link = &mut v.links[path.get()];
-    link.mismatched_until = None;
-    match link.phase {
-        Phase::Disabled | Phase::LoggingOut => {}
-        Phase::Waiting => link.phase = Phase::Disabled,
-        Phase::Closing { ref mut then } => *then = Then::Disabled,
-        Phase::Up | Phase::Probing { .. } => {
-            link.phase = Phase::Up;
-            link.disabling = true;
-            log_out_if_idle(v, now, path);
-        }
-        Phase::Connecting | Phase::LoggingIn | Phase::Fencing => {
-            give_up(v, now, path, Then::Disabled);
-        }
-    }
-}
-
-/// The administrator puts the path back.
-pub(super) fn enable(v: &mut Volume, now: Instant, path: PathIndex) {
-    v.engine.transition(now, path, State::Connecting, "enabled by an administrator");
-    let link = &mut v.links[path.get()];
-    link.disabling = false;
-    match link.phase {
-        Phase::Disabled => connect(v, path),
-        // The old session still ends; the path follows when its socket is closed.
-        Phase::Closing { ref mut then } => *then = Then::Connect,
-        Phase::Up | Phase::LoggingOut => give_up(v, now, path, Then::Connect),
-        Phase::Waiting
-        | Phase::Connecting
-        | Phase::LoggingIn
-        | Phase::Fencing
-        | Phase::Probing { .. } => unreachable!("a disabled path is not on its way up"),
-    }
-}
-
-/// The administrator wants it looked at now, whatever the back-off says.
-pub(super) fn recheck_now(v: &mut Volume, now: Instant, path: PathIndex) {
-    let link = &mut v.links[path.get()];
-    match link.phase {
-        Phase::Waiting if link.mismatched_until.is_some() => link.mismatched_until = Some(now),
-        Phase::Waiting => v.engine.retry_now(now, path),
-        Phase::Closing { ref mut then } if *then == Then::Reconnect => *then = Then::ReconnectNow,
-        Phase::Up => recheck(v, now, path, "recheck asked for by an administrator"),
-        _ => {}
-    }
-}
-
-/// A path that is being disabled, or a daemon that ends: log out once nothing is in flight.
-pub(super) fn log_out_if_idle(v: &mut Volume, now: Instant, path: PathIndex) {
-    let draining = v.draining.is_some();
-    let link = &mut v.links[path.get()];
-    if !(link.disabling || draining) || !matches!(link.phase, Phase::Up) {
-        return;
-    }
-    let session = link.session.as_mut().expect("a path in service has a session");
-    if session.in_flight() == 0 {
-        session.logout(now);
-        link.phase = Phase::LoggingOut;
-        v.mark_link(path);
-        events(v, now, path);
-    }
-}
-
-/// The daemon ends: a path in service logs out, any other is given up.
-pub(super) fn stop(v: &mut Volume, now: Instant, path: PathIndex) {
-    let link = &mut v.links[path.get()];
-    match link.phase {
-        Phase::Up => log_out_if_idle(v, now, path),
-        Phase::Waiting => link.phase = Phase::Disabled,
-        Phase::Closing { ref mut then } => *then = Then::Disabled,
-        Phase::Disabled | Phase::LoggingOut => {}
-        _ => give_up(v, now, path, Then::Disabled),
-    }
-}
-
-/// Requests fail for want of a path: clients that wait for the export to open are refused too.
-pub(super) fn fail_waiting_clients(v: &mut Volume, now: Instant) {
-    clients::refuse_waiting(v, now);
 }

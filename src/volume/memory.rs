@@ -1,9 +1,10 @@
 //! Payload memory of a lane, shared by the device's clients.
 //!
 //! A request's payload is reserved whole before its first byte is read: the data of a WRITE on its way in,
-//! the answer of a READ on its way out. A client whose next request does not fit waits in line, first
-//! come first served, and is not read from meanwhile. The one at the head is always served once nobody
-//! holds anything, so a request of any legal size makes progress.
+//! the answer of a READ until the client takes it. Nobody may hold more than what is then left for the
+//! others: one client can have half of the memory, a second one a quarter, and so on, so that clients that
+//! never read their answers cannot starve the rest. A client whose next request does not fit is not read
+//! from until it does.
 
 use super::Volume;
 use super::clients::{self, ClientId};
@@ -12,11 +13,16 @@ use crate::limits::REQUESTS_PER_LANE_MAX;
 
 /// Before a client's input is looked at: how much it may hold.
 pub(super) fn allow(v: &mut Volume, id: ClientId) {
-    // Whoever comes later does not overtake those who wait.
-    let (free, slots) = if v.blocked.is_empty() { free(v) } else { (0, 0) };
+    let (free, slots) = free(v);
     let Some(client) = v.clients.get_mut(id.into()) else { return };
     let held = client.connection.held();
-    client.connection.set_input_budget(held + free, client.connection.in_flight() + slots);
+    let room = held + share(free, held);
+    client.connection.set_input_budget(room, client.connection.in_flight() + slots);
+}
+
+/// What may be added to `held` so that it does not exceed what is left.
+fn share(free: u64, held: u64) -> u64 {
+    free.saturating_sub(held) / 2
 }
 
 fn free(v: &Volume) -> (u64, usize) {
@@ -44,22 +50,48 @@ pub(super) fn forget(v: &mut Volume, id: ClientId) {
     v.blocked.retain(|other| *other != id);
 }
 
-/// Lets those at the head of the line go on, as far as there is room.
+/// Lets those who wait go on, as far as there is room; who came first is asked first. A client that holds
+/// nothing may have all that is left: a request of any legal size makes progress.
 pub(super) fn serve_line(v: &mut Volume, now: Instant) {
-    while let Some(id) = v.blocked.front().copied() {
-        let (bytes, slots) = free(v);
+    for _ in 0..v.blocked.len() {
+        let Some(id) = v.blocked.pop_front() else { return };
+        let (free, slots) = free(v);
+        let nobody_holds = v.payload_held == 0;
         let client = v.clients.get_mut(id.into()).expect("who has gone is not in the line");
-        if let Some(need) = client.connection.waits_for() {
-            let nobody_holds = v.payload_held == 0;
-            if slots == 0 || (u64::from(need) > bytes && !nobody_holds) {
-                return;
-            }
+        if let Some(need) = client.connection.waits_for().map(u64::from) {
             let held = client.connection.held();
-            let room = held + bytes.max(need.into());
-            client.connection.set_input_budget(room, client.connection.in_flight() + slots);
+            let fits = need <= share(free, held) || held == 0 && (need <= free || nobody_holds);
+            if slots == 0 || !fits {
+                v.blocked.push_back(id);
+                continue;
+            }
+            client.connection.set_input_budget(held + need, client.connection.in_flight() + slots);
         }
         client.blocked = false;
-        v.blocked.pop_front();
         clients::events(v, now, id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn whoever_comes_finds_something_left() {
+        let (total, mut taken) = (64u64 << 20, 0);
+        for client in 1..=10 {
+            let mut held = 0;
+            loop {
+                let more = share(total - taken, held);
+                if more < 4096 {
+                    break;
+                }
+                held += 4096;
+                taken += 4096;
+            }
+            assert!(held <= (total >> client) + 8192, "client {client} holds {held}");
+        }
+        assert!(total - taken >= 32 * 1024);
+        assert_eq!(share(total, 0), 32 << 20, "the largest request fits a lane of 64 MiB");
     }
 }

@@ -29,10 +29,14 @@ mod flush;
 mod link;
 mod memory;
 pub mod probe;
+mod probing;
 mod request;
+mod service;
 pub mod shared;
 pub mod spec;
 mod table;
+#[cfg(all(test, feature = "linux"))]
+mod tests;
 mod transfer;
 
 use crate::base::{Duration, Instant, TxQueue};
@@ -134,8 +138,12 @@ pub struct Volume {
     parts: Table<Part>,
     /// The logical unit once one path has shown it.
     unit: Option<Arc<LogicalUnit>>,
+    /// Blocks per READ or WRITE: what every path seen so far takes.
+    transfer_step: u32,
     /// Parts that wait for a path, in order of arrival.
     ready: VecDeque<PartId>,
+    /// Parts that a turn could not place: back to `ready` at its end.
+    unplaced: Vec<PartId>,
     /// Parts that wait for a time.
     delayed: Vec<(Instant, PartId)>,
     /// Requests that still have parts to make.
@@ -151,6 +159,10 @@ pub struct Volume {
     payload_held: u64,
     blocked: VecDeque<ClientId>,
     no_path_reported: bool,
+    /// Something became possible in this turn after its time had passed: once more.
+    again: bool,
+    /// Clients with events that were not asked for.
+    attention: Vec<ClientId>,
     next_tick: Instant,
     /// Random bytes for logins and identifiers, refilled by the driver's seed at start.
     entropy: Entropy,
@@ -203,7 +215,9 @@ impl Volume {
             requests: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             parts: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             unit: None,
+            transfer_step: u32::MAX,
             ready: VecDeque::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
+            unplaced: Vec::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             delayed: Vec::new(),
             pumpable: VecDeque::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             held: 0,
@@ -214,6 +228,8 @@ impl Volume {
             payload_held: 0,
             blocked: VecDeque::new(),
             no_path_reported: false,
+            again: false,
+            attention: Vec::with_capacity(16),
             next_tick: Instant::ZERO,
             entropy,
             draining: None,
@@ -330,11 +346,18 @@ impl Volume {
 
     /// Ends a turn: grants ranges, makes parts, gives them paths. Call it after all events of a turn.
     pub fn finish_turn(&mut self, now: Instant) {
-        memory::serve_line(self, now);
-        request::grant(self, now);
-        request::pump_all(self);
-        dispatch::run(self, now);
-        self.check_drain(now);
+        loop {
+            self.again = false;
+            clients::attend(self, now);
+            memory::serve_line(self, now);
+            request::grant(self, now);
+            request::pump_all(self);
+            dispatch::run(self, now);
+            self.check_drain(now);
+            if !self.again {
+                return;
+            }
+        }
     }
 
     /// The next thing to do for the driver.
@@ -382,8 +405,12 @@ impl Volume {
         let mut next = Instant::MAX;
         for link in &self.links {
             next = next.min(link.deadline());
+            // Of a path that has failed, only once the driver has let go of its old socket.
+            if matches!(link.phase, link::Phase::Waiting) {
+                next = next.min(self.engine.retry_at(link.index).unwrap_or(Instant::MAX));
+            }
         }
-        next = next.min(self.engine.poll_deadline().map_or(Instant::MAX, |(at, _)| at));
+        next = next.min(self.engine.failback_deadline().unwrap_or(Instant::MAX));
         for (_, client) in self.clients.iter() {
             next = next.min(client.connection.poll_deadline().unwrap_or(Instant::MAX));
         }
@@ -398,10 +425,11 @@ impl Volume {
 
     fn needs_tick(&self) -> bool {
         self.parts.len() > 0
-            || self.draining.is_some()
+            || self.draining.as_ref().is_some_and(|d| !d.reported)
             || self.engine.down_since().is_some()
             || clients::any_waits(self)
             || self.shared.ledger().poll_deadline().is_some()
+            || self.held > 0
             || !self.unticketed.is_empty()
     }
 

@@ -36,6 +36,15 @@ pub(super) enum Verb {
 }
 
 impl Verb {
+    /// For statistics.
+    fn op(self) -> Op {
+        match self {
+            Verb::Read => Op::Read,
+            Verb::Write | Verb::Zero { .. } => Op::Write,
+            Verb::Trim | Verb::Flush | Verb::Status => Op::Other,
+        }
+    }
+
     /// Whether the medium changes: such requests own their range.
     pub(super) fn changes_state(self) -> bool {
         match self {
@@ -91,6 +100,12 @@ pub(super) struct Request {
     pub(super) failure: Option<NbdError>,
     /// Begin the body again in another form once nothing is in flight (WRITE SAME was refused).
     pub(super) restart: bool,
+    /// It is in the queue of requests that have more parts to make.
+    pub(super) pumping: bool,
+    /// A part of a FUA request went to a cache: a flush has to follow.
+    pub(super) cached: bool,
+    /// Paths whose targets a flush has reached.
+    pub(super) reached: PathSet,
     /// Marks of the writes that a flush covers, by path.
     pub(super) covers: Option<Box<flush::Marks>>,
     pub(super) started: Instant,
@@ -115,6 +130,9 @@ impl Request {
             ticket: None,
             failure: None,
             restart: false,
+            pumping: false,
+            cached: false,
+            reached: PathSet::EMPTY,
             covers: None,
             started: now,
         }
@@ -237,12 +255,44 @@ fn take_range(v: &mut Volume, now: Instant, id: RequestId, range: BlockRange) {
         }
         Grant::Wait(ticket) => {
             request.ticket = Some(ticket);
-            if request.data.len() < COPY_HELD_MAX {
-                request.data.compact();
-            }
+            keep_small(request);
             v.held += 1;
         }
-        Grant::Full => v.unticketed.push_back((id, range)),
+        Grant::Full => {
+            keep_small(request);
+            v.unticketed.push_back((id, range));
+        }
+    }
+}
+
+/// Copies a small payload out of the large buffer that it came in.
+fn keep_small(request: &mut Request) {
+    if request.data.len() < COPY_HELD_MAX {
+        request.data.compact();
+    }
+}
+
+/// A request that waits for its range ends without having been begun.
+pub(super) fn drop_held(v: &mut Volume, id: RequestId) -> Option<Request> {
+    let request = v.requests.remove(id)?;
+    assert_eq!(request.stage, Stage::Held, "only a held request can be dropped");
+    match request.ticket {
+        Some(ticket) => {
+            v.shared.abandon(ticket);
+            v.held = v.held.checked_sub(1).expect("a held request was counted");
+            wake_lanes(v);
+        }
+        None => v.unticketed.retain(|(other, _)| *other != id),
+    }
+    Some(request)
+}
+
+/// A held request is answered with an error.
+pub(super) fn refuse_held(v: &mut Volume, now: Instant, id: RequestId, error: NbdError) {
+    let Some(request) = drop_held(v, id) else { return };
+    v.counters.record(request.verb.op(), 0, now - request.started, Ended::Error);
+    if let Asker::Client(client, handle) = request.asker {
+        super::clients::reply(v, now, client, handle, Err(error));
     }
 }
 
@@ -258,6 +308,10 @@ pub(super) fn grant(v: &mut Volume, now: Instant) {
         }
     }
     for _ in 0..v.unticketed.len() {
+        // The ledger is full: nobody behind will find room either.
+        if v.shared.ledger().is_full() {
+            break;
+        }
         let Some((id, range)) = v.unticketed.pop_front() else { break };
         if v.requests.get(id).is_some() {
             take_range(v, now, id, range);
@@ -290,7 +344,10 @@ fn start(v: &mut Volume, now: Instant, id: RequestId) {
 pub(super) fn pump_all(v: &mut Volume) {
     for _ in 0..v.pumpable.len() {
         let Some(id) = v.pumpable.pop_front() else { break };
-        pump(v, id);
+        if let Some(request) = v.requests.get_mut(id) {
+            request.pumping = false;
+            pump(v, id);
+        }
     }
 }
 
@@ -301,12 +358,11 @@ fn pump(v: &mut Volume, id: RequestId) {
     if request.stage != Stage::Body || request.restart || request.failure.is_some() {
         return;
     }
+    let step = v.transfer_step.max(1);
     let (verb, step, live_max) = match request.verb {
-        Verb::Read => (PartVerb::Read, transfer::step(&unit), TRANSFER_PARTS_MAX),
-        Verb::Write => (PartVerb::Write, transfer::step(&unit), TRANSFER_PARTS_MAX),
-        Verb::Zero { same: false, .. } => {
-            (PartVerb::WriteZeros, transfer::step(&unit), SLOW_PARTS_MAX)
-        }
+        Verb::Read => (PartVerb::Read, step, TRANSFER_PARTS_MAX),
+        Verb::Write => (PartVerb::Write, step, TRANSFER_PARTS_MAX),
+        Verb::Zero { same: false, .. } => (PartVerb::WriteZeros, step, SLOW_PARTS_MAX),
         Verb::Zero { same: true, unmap, .. } => {
             (PartVerb::WriteSame { unmap }, block_ops::write_same_step(&unit), SLOW_PARTS_MAX)
         }
@@ -323,7 +379,8 @@ fn pump(v: &mut Volume, id: RequestId) {
         let part = v.parts.insert(part);
         v.ready.push_back(part);
     }
-    if request.cursor < request.end {
+    if request.cursor < request.end && !request.pumping {
+        request.pumping = true;
         v.pumpable.push_back(id);
     }
 }
@@ -385,7 +442,7 @@ pub(super) fn advance(v: &mut Volume, now: Instant, id: RequestId) {
         }
         Stage::Body => finish(v, now, id),
         Stage::Stabilise => {
-            flush::settled(v, id);
+            flush::settled(v, now, id);
             finish(v, now, id);
         }
     }
@@ -406,11 +463,7 @@ pub(super) fn finish(v: &mut Volume, now: Instant, id: RequestId) {
         release(v, ticket);
     }
     let latency = now - request.started;
-    let op = match request.verb {
-        Verb::Read => Op::Read,
-        Verb::Write | Verb::Zero { .. } => Op::Write,
-        Verb::Trim | Verb::Flush | Verb::Status => Op::Other,
-    };
+    let op = request.verb.op();
     let ended = if request.failure.is_some() { Ended::Error } else { Ended::Good };
     let bytes = u32::try_from(request.len).unwrap_or(u32::MAX);
     v.counters.record(op, bytes, latency, ended);
@@ -435,8 +488,9 @@ fn release(v: &mut Volume, ticket: TicketId) {
 pub(super) fn wake_lanes(v: &mut Volume) {
     let own = v.lane;
     for lane in v.shared.distribute() {
-        if lane != own {
-            v.actions.push_back(super::Action::WakeLane(lane));
+        match lane == own {
+            true => v.again = true,
+            false => v.actions.push_back(super::Action::WakeLane(lane)),
         }
     }
 }

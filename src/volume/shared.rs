@@ -2,7 +2,7 @@
 //! it has refused. Everything here is rare or one short critical section per write.
 
 use crate::limits::PATHS_PER_DEVICE_MAX;
-use crate::path::identity::{LogicalUnit, Mismatch};
+use crate::path::identity::{LogicalUnit, Mismatch, compare, compare_again};
 use crate::path::{Ledger, Owner, PathIndex, Settled, TicketId};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -27,7 +27,8 @@ struct Outcomes {
 /// One per device, shared by its lanes.
 pub struct Shared {
     ledger: Mutex<Ledger>,
-    unit: Mutex<Option<Arc<LogicalUnit>>>,
+    /// The unit, and the path that showed it first.
+    unit: Mutex<Option<(Arc<LogicalUnit>, PathIndex)>>,
     acknowledged: [AtomicU64; PATHS_PER_DEVICE_MAX],
     flushed: [AtomicU64; PATHS_PER_DEVICE_MAX],
     /// Grants and settlements on their way to their lane.
@@ -36,6 +37,8 @@ pub struct Shared {
     no_unmap_zeroing: AtomicBool,
     no_write_same: AtomicBool,
     no_lba_status: AtomicBool,
+    /// An answered write was lost: the next flush says so.
+    earlier_lost: AtomicBool,
 }
 
 impl Shared {
@@ -52,6 +55,7 @@ impl Shared {
             no_unmap_zeroing: AtomicBool::new(false),
             no_write_same: AtomicBool::new(false),
             no_lba_status: AtomicBool::new(false),
+            earlier_lost: AtomicBool::new(false),
         }
     }
 
@@ -114,25 +118,52 @@ impl Shared {
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first unit that a path shows becomes the device; every later one must be the same.
+    /// The first unit that a path shows becomes the device; every later one must be the same, but for its
+    /// write protection where that may be taken over from `found` (`adopt`).
     ///
     /// # Errors
     /// What differs, when it is another one.
-    pub fn admit(&self, found: LogicalUnit) -> Result<Arc<LogicalUnit>, Mismatch> {
+    pub fn admit(
+        &self,
+        path: PathIndex,
+        found: &LogicalUnit,
+        adopt: bool,
+    ) -> Result<Arc<LogicalUnit>, Mismatch> {
         let mut unit = self.unit.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = unit.as_ref() {
-            crate::path::identity::compare(known, &found)?;
-            return Ok(known.clone());
+        let Some((known, first)) = unit.as_mut() else {
+            let found = Arc::new(found.clone());
+            *unit = Some((found.clone(), path));
+            return Ok(found);
+        };
+        let mut expected = known.clone();
+        if adopt && known.read_only() != found.read_only() {
+            expected = Arc::new(known.with_write_protection(found.read_only()));
         }
-        let found = Arc::new(found);
-        *unit = Some(found.clone());
-        Ok(found)
+        // A unit without a name has one path only, which knows it again.
+        match *first == path {
+            true => compare_again(&expected, found)?,
+            false => compare(&expected, found)?,
+        }
+        *known = expected;
+        Ok(known.clone())
+    }
+
+    /// An answered write was lost: the next flush has to say so.
+    pub fn set_earlier_lost(&self) {
+        self.earlier_lost.store(true, Ordering::Release);
+    }
+
+    /// Whether an answered write was lost; told once.
+    #[must_use]
+    pub fn take_earlier_lost(&self) -> bool {
+        self.earlier_lost.swap(false, Ordering::AcqRel)
     }
 
     /// The unit, once known.
     #[must_use]
     pub fn unit(&self) -> Option<Arc<LogicalUnit>> {
-        self.unit.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let unit = self.unit.lock().unwrap_or_else(PoisonError::into_inner);
+        unit.as_ref().map(|(unit, _)| unit.clone())
     }
 
     /// A write was acknowledged on this path.

@@ -391,6 +391,12 @@ impl Engine {
         Some(PathIndex::new(index))
     }
 
+    /// When `failover` may go back to a better path, if it waits for that.
+    #[must_use]
+    pub fn failback_deadline(&self) -> Option<Instant> {
+        self.failover.deadline()
+    }
+
     /// When to come back, and for what.
     #[must_use]
     pub fn poll_deadline(&self) -> Option<(Instant, Deadline)> {

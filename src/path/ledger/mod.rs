@@ -439,6 +439,12 @@ impl Ledger {
         self.get(id).is_some_and(Ticket::in_doubt)
     }
 
+    /// Whether [`acquire`](Ledger::acquire) would answer [`Grant::Full`].
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.in_use.len() >= LEDGER_TICKETS_MAX
+    }
+
     /// The settings.
     #[must_use]
     pub fn fence(&self) -> Fence {

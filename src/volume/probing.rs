@@ -1,0 +1,220 @@
+//! A link that reads what its unit is, before it carries I/O and whenever that is in question.
+
+use super::link::{self, Link, PROBE, Phase, Retry, Then, where_};
+use super::probe::{self, Probe};
+use super::{Level, Volume, clients, transfer};
+use crate::base::{Duration, Instant};
+use crate::path::identity::LogicalUnit;
+use crate::path::verdict::{Actions, Outcome};
+use crate::path::{PathIndex, State};
+use crate::session::{Command, Completion, Direction, TaskTag};
+use std::sync::Arc;
+
+/// A unit that was not the device's is looked at again this often.
+const MISMATCH_RETRY: Duration = Duration::from_secs(30);
+/// A probe that finds the window closed asks again after this.
+const WINDOW_WAIT: Duration = Duration::from_millis(20);
+/// A question that has no answer for so long ends the session: the command is lost, or the unit hangs.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A probe on its way.
+pub(super) struct Probing {
+    probe: Probe,
+    /// Ask at this time.
+    resume: Option<Instant>,
+    /// The command that is out.
+    asked: Option<TaskTag>,
+    /// When the last answer came, or the wait that the probe wanted is over.
+    progress: Instant,
+    /// What was read came into question again meanwhile.
+    again: bool,
+}
+
+impl Probing {
+    /// The command that is out.
+    pub(super) fn asked(&self) -> Option<TaskTag> {
+        self.asked
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.resume.unwrap_or(Instant::MAX).min(self.progress + ANSWER_TIMEOUT)
+    }
+}
+
+/// Reads identity, capacity and readiness; the path carries I/O only after that.
+pub(super) fn begin(v: &mut Volume, now: Instant, path: PathIndex) {
+    let link = &mut v.links[path.get()];
+    let probe = Probe::new(link.spec.lun);
+    let probing = Probing { probe, resume: None, asked: None, progress: now, again: false };
+    link.phase = Phase::Probing(Box::new(probing));
+    step(v, now, path);
+}
+
+/// Identity is questioned on a path in service: no command leaves on it before it has been read again.
+pub(super) fn recheck(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
+    let link = &mut v.links[path.get()];
+    match &mut link.phase {
+        Phase::Up if v.engine.state(path).carries_io() => {
+            link.rechecking = true;
+            v.engine.transition(now, path, State::Probing, why);
+            begin(v, now, path);
+        }
+        Phase::Probing(probing) => probing.again = true,
+        _ => {}
+    }
+}
+
+/// The probe's time has come.
+pub(super) fn timeout(v: &mut Volume, now: Instant, path: PathIndex) {
+    let Phase::Probing(probing) = &mut v.links[path.get()].phase else { return };
+    if probing.progress + ANSWER_TIMEOUT <= now {
+        let why = format!(
+            "the unit has not said what it is for {} s although the connection is up ({})",
+            ANSWER_TIMEOUT.as_secs(),
+            where_(&v.links[path.get()])
+        );
+        link::fail(v, now, path, &why);
+    } else if probing.resume.is_some_and(|at| at <= now) {
+        probing.resume = None;
+        step(v, now, path);
+    }
+}
+
+/// The answer to the probe's command.
+pub(super) fn answered(
+    v: &mut Volume,
+    now: Instant,
+    path: PathIndex,
+    tag: TaskTag,
+    completion: Completion,
+) {
+    let Phase::Probing(probing) = &mut v.links[path.get()].phase else { return };
+    if probing.asked != Some(tag) {
+        return;
+    }
+    probing.asked = None;
+    probing.progress = now;
+    if probing.again {
+        begin(v, now, path);
+        return;
+    }
+    let Completion { response, status, sense, data, .. } = completion;
+    // A short answer is normal for a probe; the parsers look at the length.
+    let outcome = Outcome::new(response, status, sense.as_deref(), false);
+    probing.probe.handle(&outcome, &data.to_vec());
+    step(v, now, path);
+}
+
+/// The probe's command was ended by task management: from the beginning. (Of a session that ends, nothing
+/// more is asked: it has no room.)
+pub(super) fn interrupted(v: &mut Volume, now: Instant, path: PathIndex) {
+    if matches!(v.links[path.get()].phase, Phase::Probing(_)) {
+        begin(v, now, path);
+    }
+}
+
+fn step(v: &mut Volume, now: Instant, path: PathIndex) {
+    let link = &mut v.links[path.get()];
+    let Link { phase: Phase::Probing(probing), session, .. } = link else { return };
+    let session = session.as_mut().expect("probing needs a session");
+    assert!(probing.asked.is_none(), "one question at a time");
+    if session.room() == 0 {
+        // The window is closed (the path's own commands may still fill it): ask again shortly.
+        probing.resume = Some(now + WINDOW_WAIT);
+        return;
+    }
+    match probing.probe.next() {
+        probe::Step::Command { lun, cdb, read_len } => {
+            let data =
+                if read_len > 0 { Direction::Read { len: read_len } } else { Direction::None };
+            let submitted = session.submit(now, Command { token: PROBE, lun, cdb, data });
+            probing.asked = submitted.ok();
+            assert!(probing.asked.is_some(), "a session with room takes a command");
+            v.mark_link(path);
+        }
+        probe::Step::Wait(time) => {
+            probing.resume = Some(now + time);
+            probing.progress = now + time;
+        }
+        probe::Step::Ready(unit) => {
+            if probing.probe.attentions().contains(Actions::EARLIER_LOST) {
+                v.shared.set_earlier_lost();
+            }
+            admit(v, now, path, *unit);
+        }
+        probe::Step::Failed(error) => {
+            // The number in the address of a single-level LUN, as administrators write it.
+            let lun = link.spec.lun >> 48 & 0x3fff;
+            let why = format!("{error} ({}, LUN {lun})", where_(link));
+            let wrong = matches!(error, probe::ProbeError::NoLun(_));
+            let retry = match error {
+                probe::ProbeError::Unusable(_) | probe::ProbeError::CapacityTooLarge => Retry::Slow,
+                _ => Retry::Backoff,
+            };
+            link::end(v, now, path, &why, retry);
+            v.links[path.get()].misconfigured |= wrong;
+        }
+    }
+}
+
+/// The unit behind the path is known: is it the device's?
+fn admit(v: &mut Volume, now: Instant, path: PathIndex, found: LogicalUnit) {
+    let wwid = found.wwid().unwrap_or("none").to_owned();
+    let expected = v.spec.wwid.as_deref().filter(|expected| *expected != wwid);
+    let wrong = expected.map(|expected| {
+        format!("the unit's WWID is {wwid}, the configuration asks for {expected}")
+    });
+    // Write protection may change; with others in service it must be the same on all of them.
+    let alone = v.engine.usable().is_empty();
+    let adopt = std::mem::take(&mut v.links[path.get()].adopt_protection) || alone;
+    let admitted = match wrong {
+        Some(why) => Err(why),
+        None => v.shared.admit(path, &found, adopt).map_err(|m| m.to_string()),
+    };
+    v.links[path.get()].rechecking = false;
+    match admitted {
+        Ok(unit) => in_service(v, now, path, found, unit),
+        Err(why) => {
+            v.engine.transition(now, path, State::Mismatched, &why);
+            v.notice(now, Level::Error, Some(path), State::Mismatched.name(), &why);
+            v.links[path.get()].mismatched_until = Some(now + MISMATCH_RETRY);
+            link::give_up(v, now, path, Then::Reconnect);
+        }
+    }
+}
+
+fn in_service(
+    v: &mut Volume,
+    now: Instant,
+    path: PathIndex,
+    found: LogicalUnit,
+    unit: Arc<LogicalUnit>,
+) {
+    let protected = |unit: &Option<Arc<LogicalUnit>>| unit.as_ref().map(|u| u.read_only());
+    let before = protected(&v.unit);
+    v.unit = Some(unit);
+    let after = protected(&v.unit);
+    v.transfer_step = v.transfer_step.min(transfer::step(&found));
+    let link = &mut v.links[path.get()];
+    link.unit = Some(Arc::new(found));
+    link.phase = Phase::Up;
+    let why = where_(link);
+    v.engine.transition(now, path, State::Active, &why);
+    v.notice(now, Level::Info, Some(path), "active", &why);
+    if before.is_none() {
+        clients::answer_open(v, now);
+    } else if before != after {
+        let now_is = if after == Some(true) { "write protected" } else { "writable" };
+        v.notice(
+            now,
+            Level::Warn,
+            Some(path),
+            "write protection",
+            &format!("the unit is {now_is} now"),
+        );
+        for index in (0..v.links.len()).filter(|index| *index != path.get()) {
+            let other = v.links[index].index;
+            recheck(v, now, other, "the unit's write protection has changed");
+        }
+    }
+}
