@@ -198,6 +198,9 @@ pub enum SessionError {
     /// No byte came in this time while an answer was owed.
     #[error("no answer for {0:?}, pings included")]
     Silence(Duration),
+    /// Task management without an answer, while pings were answered.
+    #[error("no answer to task management within {0:?}")]
+    ManagementTimedOut(Duration),
     /// The target announced that it drops the connection or session.
     #[error("the target announced that it drops the connection (Time2Wait {} s)", .time2wait.as_secs())]
     Dropped {
@@ -244,6 +247,7 @@ impl SessionError {
             | SessionError::Rejected { .. }
             | SessionError::Text(_) => Blame::TargetMisbehaved,
             SessionError::Silence(_)
+            | SessionError::ManagementTimedOut(_)
             | SessionError::Dropped { .. }
             | SessionError::LoggedOut
             | SessionError::LogoutFailed { .. }
@@ -278,6 +282,23 @@ pub(super) fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// RFC 7143 11.13.5: what waiting may cure is tried again soon, what somebody must change is not. A class
+    /// is enough; unknown details count as the rest of their class.
+    #[test]
+    fn slow_or_soon() {
+        let blame = |class, detail| LoginError::Status { class, detail }.blame();
+        for detail in [0, 1, 2, 3, 4, 7, 0x0a, 0x0b, 0x7f] {
+            assert_eq!(blame(2, detail), Blame::Config, "02/{detail:02x}");
+        }
+        for detail in [5, 8, 9] {
+            assert_eq!(blame(2, detail), Blame::Incompatible, "02/{detail:02x}");
+        }
+        for (class, detail) in [(2, 6), (3, 0), (3, 1), (3, 2), (3, 0x55)] {
+            assert_eq!(blame(class, detail), Blame::Io, "{class:02x}/{detail:02x}");
+        }
+        assert_eq!(LoginError::BadRedirect(String::new()).blame(), Blame::TargetMisbehaved);
+    }
 
     #[test]
     fn messages_for_administrators() {

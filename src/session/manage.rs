@@ -5,6 +5,7 @@ use super::error::{LoginError, SessionError};
 use super::event::{AsyncEvent, Event, TaskTag};
 use super::login::CID;
 use super::task::{LOGOUT_SLOT, MANAGEMENT_SLOT, PING_SLOT, TEXT_SLOT, slot_of, tag};
+use super::timer::MANAGEMENT_TIMEOUT;
 use super::{End, Session, State};
 use crate::base::{Duration, Instant, Serial};
 use crate::limits;
@@ -198,6 +199,7 @@ impl Session {
             None => return false,
         };
         self.owe(now);
+        self.management_deadline.get_or_insert(now + MANAGEMENT_TIMEOUT);
         let generation = self.managements[index].generation.wrapping_add(1);
         self.managements[index] = Management { generation, ..request };
         self.put_management(index);
@@ -235,6 +237,7 @@ impl Session {
     /// Task management response (section 11.6).
     pub(super) fn management_response(
         &mut self,
+        now: Instant,
         r: &TaskManagementResponse,
     ) -> Result<(), SessionError> {
         self.window.status(r.numbers.stat_sn)?;
@@ -252,13 +255,15 @@ impl Session {
             // The others belong to functions that are never sent.
             _ => return Err(SessionError::Protocol("a reserved task management response")),
         }
-        self.end_management(index, r.response);
+        self.end_management(now, index, r.response);
         Ok(())
     }
 
-    fn end_management(&mut self, index: usize, response: u8) {
+    fn end_management(&mut self, now: Instant, index: usize, response: u8) {
         let m = self.managements[index];
         self.managements[index].live = false;
+        let open = self.managements.iter().any(|m| m.live);
+        self.management_deadline = open.then_some(now + MANAGEMENT_TIMEOUT);
         match (m.function, response) {
             (tmf::ABORT_TASK, tmf_response::COMPLETE) => {
                 if self.tasks.get(m.referenced).is_some() {
@@ -447,7 +452,7 @@ impl Session {
                     m.waiting = true;
                     self.management_retry.get_or_insert(now + MANAGEMENT_RETRY);
                 } else {
-                    self.end_management(index, tmf_response::REJECTED);
+                    self.end_management(now, index, tmf_response::REJECTED);
                 }
                 Ok(false)
             }
@@ -475,6 +480,7 @@ impl Session {
         self.state = State::LoggingOut;
         self.logout_due = None;
         self.management_retry = None;
+        self.management_deadline = None;
         self.phase_deadline = now + self.config.logout_timeout;
         let request = LogoutRequest {
             immediate: true,

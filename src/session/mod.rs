@@ -157,6 +157,8 @@ pub struct Session {
     logout_due: Option<Instant>,
     /// When task management requests that were refused for lack of resources are sent again.
     management_retry: Option<Instant>,
+    /// When the oldest task management request, or the next after an answer, must be answered.
+    management_deadline: Option<Instant>,
     statistics: Statistics,
 }
 
@@ -198,6 +200,7 @@ impl Session {
             phase_deadline: Instant::MAX,
             logout_due: None,
             management_retry: None,
+            management_deadline: None,
             statistics: Statistics::default(),
             config,
         }

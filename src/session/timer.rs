@@ -26,7 +26,12 @@ pub enum Deadline {
     LogoutDue,
     /// A task management request is to be sent again.
     ManagementRetry,
+    /// A task management request must have been answered.
+    Management,
 }
+
+/// How long task management may stay without any answer; a reset waits for what the unit is doing.
+pub(super) const MANAGEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Session {
     /// The next instant at which `handle_timeout` has something to do, and what.
@@ -43,6 +48,7 @@ impl Session {
             self.exchange.as_ref().map(|e| (e.deadline, Deadline::Text)),
             self.logout_due.map(|at| (at, Deadline::LogoutDue)),
             self.management_retry.map(|at| (at, Deadline::ManagementRetry)),
+            self.management_deadline.map(|at| (at, Deadline::Management)),
         ]
         .into_iter()
         .flatten()
@@ -78,6 +84,9 @@ impl Session {
                 }
                 Deadline::LogoutDue => self.logout(now),
                 Deadline::ManagementRetry => self.retry_managements(),
+                Deadline::Management => {
+                    self.end(End::Session(SessionError::ManagementTimedOut(MANAGEMENT_TIMEOUT)));
+                }
             }
         }
     }

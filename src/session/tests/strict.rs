@@ -192,9 +192,9 @@ fn data_where_there_is_none() {
 }
 
 /// RFC 7143 6.4, 11.17.1: a rejected SendTargets has no answer; a rejected negotiation leaves everything as
-/// it was.
+/// it was; a Reject with a task tag is none.
 #[test]
-fn rejected_text() {
+fn rejects_of_text() {
     let mut s = Script::connect(Config { kind: Kind::Discovery, ..config() });
     s.login(true, 0, &[]);
     s.login(true, 1, &[]);
@@ -221,6 +221,10 @@ fn rejected_text() {
     assert_eq!(s.session.state(), State::FullFeature);
     s.write(1, &[1; 16384]);
     assert_eq!(s.sent()[0].data.len(), 8192, "as negotiated in the login");
+    // RFC 7143 11.17: a Reject belongs to no task.
+    let reject = Reject { reason: 4, task_tag: 1, numbers: s.status(), ..Reject::default() };
+    s.feed_pdu(&reject.to_bhs(), &[]);
+    assert!(matches!(s.closed(), SessionError::Protocol(_)));
 }
 
 /// RFC 7143 4.2.2.2, 11.19.2, 11.8.3: what takes a StatSN and what does not; every request acknowledges all

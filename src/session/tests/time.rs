@@ -4,8 +4,9 @@ use super::script::*;
 use crate::base::Duration;
 use crate::session::*;
 use crate::wire::iscsi::TAG_NONE;
-use crate::wire::iscsi::request::NopOut;
-use crate::wire::iscsi::response::{DataIn, NopIn};
+use crate::wire::iscsi::codes::opcode;
+use crate::wire::iscsi::request::{NopOut, TaskManagementRequest};
+use crate::wire::iscsi::response::{DataIn, NopIn, TaskManagementResponse};
 
 fn pong(s: &mut Script, millis: u64) {
     let sent = s.sent();
@@ -82,4 +83,43 @@ fn interval_above_the_timeout() {
     s.session.handle_timeout(at(5000));
     assert_eq!(s.session.state(), State::FullFeature);
     assert_eq!(s.session.poll_deadline(), Some((at(6000), Deadline::Silence)));
+}
+
+/// Answers every ping until the session has something else to do at `until`, or ends.
+fn answer_pings(s: &mut Script, until: u64) {
+    while let Some((when, why)) = s.session.poll_deadline() {
+        if when > at(until) {
+            return;
+        }
+        s.session.handle_timeout(when);
+        if why == Deadline::Ping {
+            let millis = u64::try_from((when - at(0)).as_millis()).expect("a short test");
+            pong(s, millis + 1);
+        }
+    }
+}
+
+/// RFC 7143 7.11: task management that is never answered ends the session although pings are answered; each answer
+/// gives the rest the same time again.
+#[test]
+fn management_without_an_answer() {
+    let mut s = Script::logged_in(config(), TGTD);
+    assert!(s.session.reset_logical_unit(at(0), LUN, 1));
+    assert!(s.session.reset_logical_unit(at(0), LUN, 2));
+    let sent = s.sent();
+    assert_eq!(sent[0].opcode(), opcode::TASK_MANAGEMENT_REQUEST);
+    answer_pings(&mut s, 20_000);
+    s.now = at(20_000);
+    let first = TaskManagementRequest::parse(&sent[0].bhs).task_tag;
+    let header = TaskManagementResponse {
+        task_tag: first,
+        numbers: s.status(),
+        ..TaskManagementResponse::default()
+    };
+    s.feed_pdu(&header.to_bhs(), &[]);
+    assert!(matches!(s.events()[..], [Event::TaskManagement { token: 1, .. }]));
+    answer_pings(&mut s, 49_999);
+    assert_eq!(s.session.state(), State::FullFeature);
+    answer_pings(&mut s, 50_000);
+    assert_eq!(s.closed(), SessionError::ManagementTimedOut(Duration::from_secs(30)));
 }
