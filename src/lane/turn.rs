@@ -7,8 +7,11 @@ use crate::base::{Duration, Instant, TxQueue};
 use crate::limits;
 use crate::path::Stamp;
 use crate::ring::{Completion, Connect, Ring, SockId, Stage, explain};
+use crate::volume::shared::Shared;
+use crate::volume::spec::DeviceSpec;
 use crate::volume::{Action, Endpoint, Level, Notice, Volume};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::SystemTime;
 
@@ -204,21 +207,7 @@ impl Lane {
 
     fn command(&mut self, now: Instant, command: Command) {
         match command {
-            Command::AddDevice { spec, shared } => {
-                let entropy = Box::new(|bytes: &mut [u8]| {
-                    getrandom::fill(bytes).expect("the kernel gives random bytes");
-                });
-                let mut volume = Volume::new(now, *spec, self.id, shared, entropy);
-                volume.set_clock(now, wall_clock());
-                let slots = Index::default();
-                self.devices.push(Device {
-                    volume,
-                    index: slots,
-                    touched: true,
-                    drained: false,
-                    refused: 0,
-                });
-            }
+            Command::AddDevice { spec, shared } => self.add_device(now, *spec, shared),
             Command::AddPath { device, path } => {
                 if let Some(index) = self.find(&device) {
                     let name = path.name.clone();
@@ -273,6 +262,16 @@ impl Lane {
             }
             Command::Stop => self.stopped = true,
         }
+    }
+
+    fn add_device(&mut self, now: Instant, spec: DeviceSpec, shared: Arc<Shared>) {
+        let entropy = Box::new(|bytes: &mut [u8]| {
+            getrandom::fill(bytes).expect("the kernel gives random bytes");
+        });
+        let mut volume = Volume::new(now, spec, self.id, shared, entropy);
+        volume.set_clock(now, wall_clock());
+        let index = Index::default();
+        self.devices.push(Device { volume, index, touched: true, drained: false, refused: 0 });
     }
 
     fn find(&self, name: &str) -> Option<usize> {
