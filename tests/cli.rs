@@ -2,6 +2,7 @@
 //!
 //! Deliberately not here: what a daemon does under load or attack (`tests/hostile.rs`), and its life from start
 //! to end (`tests/daemon.rs`).
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "cli/attach.rs"]
 mod attach;

@@ -2,6 +2,7 @@
 //! what a new one does with that.
 //!
 //! Storage is the embedded pair in this process, so that its journal and its sessions tell what a shutdown did.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "daemon/admission.rs"]
 mod admission;

@@ -339,6 +339,7 @@ fn verified_load(uri: &str) {
             "--iodepth=16",
             "--size=48M",
             "--verify=crc32c",
+            "--verify_state_save=0",
             "--verify_backlog=256",
             "--verify_fatal=1",
             "--randrepeat=0",

@@ -99,6 +99,7 @@ fn sessions_leave_from_the_configured_sources_and_survive_a_silent_cut() {
     fio.args(["--rw=randwrite", "--bs=4k", "--iodepth=16", "--size=32M", "--randrepeat=0"]);
     fio.args([
         "--verify=crc32c",
+        "--verify_state_save=0",
         "--verify_backlog=256",
         "--verify_fatal=1",
         "--time_based",

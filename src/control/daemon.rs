@@ -108,7 +108,9 @@ async fn life(options: Options) -> Result<(), DaemonError> {
     for device in &config.devices {
         listening.push(sockets::export(&device.name, &device.export, device.socket_mode)?);
     }
-    let mut signals = if options.signals { Some(Signals::new()?) } else { None };
+    // Whoever sends SIGHUP to a daemon wants it to read its file again, not to lose the devices.
+    let reload = config.file.is_some();
+    let mut signals = if options.signals { Some(Signals::new(reload)?) } else { None };
     let lanes = spawn_lanes(&config)?;
     let shared = Rc::new(Shared::new(config, lanes, options.isids));
     shared.add_devices();
@@ -225,15 +227,18 @@ struct Signals {
     term: tokio::signal::unix::Signal,
     int: tokio::signal::unix::Signal,
     hup: tokio::signal::unix::Signal,
+    /// SIGHUP asks for the configuration to be read again; otherwise the terminal is gone.
+    reload: bool,
 }
 
 impl Signals {
-    fn new() -> Result<Signals, DaemonError> {
+    fn new(reload: bool) -> Result<Signals, DaemonError> {
         let make = |kind| signal(kind).map_err(DaemonError::system);
         Ok(Signals {
             term: make(SignalKind::terminate())?,
             int: make(SignalKind::interrupt())?,
             hup: make(SignalKind::hangup())?,
+            reload,
         })
     }
 }
@@ -241,12 +246,21 @@ impl Signals {
 /// Until a signal says stop; for ever without signals.
 async fn wait(signals: Option<&mut Signals>) {
     let Some(signals) = signals else { return std::future::pending().await };
-    let name = tokio::select! {
-        _ = signals.term.recv() => "SIGTERM",
-        _ = signals.int.recv() => "SIGINT",
-        _ = signals.hup.recv() => "SIGHUP",
-    };
-    tracing::info!(signal = name, "stopping");
+    loop {
+        let name = tokio::select! {
+            _ = signals.term.recv() => "SIGTERM",
+            _ = signals.int.recv() => "SIGINT",
+            _ = signals.hup.recv() => "SIGHUP",
+        };
+        if name == "SIGHUP" && signals.reload {
+            tracing::warn!(
+                "SIGHUP: reloading is not available in this version; nothing has changed"
+            );
+            continue;
+        }
+        tracing::info!(signal = name, "stopping");
+        return;
+    }
 }
 
 #[cfg(test)]

@@ -50,10 +50,12 @@ impl Server {
         let listener = Listener::new(self.listener)?;
         let _file = self.file;
         let open = Rc::new(Cell::new(0_usize));
+        let mut failing = false;
         loop {
             match listener.accept().await {
                 Ok((stream, _)) if open.get() >= CONNECTIONS_MAX => drop(stream),
                 Ok((stream, uid)) => {
+                    failing = false;
                     open.set(open.get() + 1);
                     let (handler, open) = (handler.clone(), open.clone());
                     runtime::spawn(async move {
@@ -62,7 +64,9 @@ impl Server {
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "control socket: cannot accept");
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(%error, "control socket: cannot accept; trying again");
+                    }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }

@@ -57,6 +57,8 @@ struct Device {
     /// Something happened to it in this turn.
     touched: bool,
     drained: bool,
+    /// Clients that found no place.
+    refused: u64,
 }
 
 /// The thread's state.

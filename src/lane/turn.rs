@@ -7,7 +7,7 @@ use crate::base::{Duration, Instant, TxQueue};
 use crate::limits;
 use crate::path::Stamp;
 use crate::ring::{Completion, Connect, Ring, SockId, Stage, explain};
-use crate::volume::{Action, Endpoint, Volume};
+use crate::volume::{Action, Endpoint, Level, Notice, Volume};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::Receiver;
 use std::time::SystemTime;
@@ -211,7 +211,13 @@ impl Lane {
                 let mut volume = Volume::new(now, *spec, self.id, shared, entropy);
                 volume.set_clock(now, wall_clock());
                 let slots = Index::default();
-                self.devices.push(Device { volume, index: slots, touched: true, drained: false });
+                self.devices.push(Device {
+                    volume,
+                    index: slots,
+                    touched: true,
+                    drained: false,
+                    refused: 0,
+                });
             }
             Command::AddPath { device, path } => {
                 if let Some(index) = self.find(&device) {
@@ -291,11 +297,16 @@ impl Lane {
         let device = &mut self.devices[index];
         device.touched = true;
         let Some(client) = device.volume.handle_client(now) else {
-            tracing::warn!(
-                device = device.volume.name(),
-                "{peer}: connection closed: {} clients at most, or the daemon is stopping",
-                limits::CLIENTS_PER_EXPORT_MAX
-            );
+            // A flood of them is told ever more seldom.
+            device.refused += 1;
+            if device.refused.is_power_of_two() {
+                let why = format!(
+                    "{peer}: connection closed: {} clients at most, or the daemon is stopping ({} so far)",
+                    limits::CLIENTS_PER_EXPORT_MAX,
+                    device.refused
+                );
+                self.log.put(device.volume.name(), client_notice(why));
+            }
             return;
         };
         let endpoint = Endpoint::Client(client);
@@ -306,11 +317,16 @@ impl Lane {
                 device.index.rearm.push(slot);
             }
             Err(error) => {
-                tracing::warn!(device = device.volume.name(), "{peer}: connection closed: {error}");
+                let why = format!("{peer}: connection closed: {error}");
+                self.log.put(device.volume.name(), client_notice(why));
                 device.volume.handle_socket_closed(now, endpoint);
             }
         }
     }
+}
+
+fn client_notice(why: String) -> Notice {
+    Notice { level: Level::Warn, path: None, what: "client", why }
 }
 
 fn wall_clock() -> Stamp {

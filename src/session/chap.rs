@@ -398,6 +398,25 @@ mod tests {
         ));
     }
 
+    /// RFC 7143 9.2, RFC 1994 2.3: each login has an identifier and a challenge of its own, from its own
+    /// entropy; a secret of any bytes counts whole.
+    #[test]
+    fn every_login_challenges_anew() {
+        let c = Credentials::new("u", vec![0, 0xff, 0, 1], Some(("t".into(), b"x".to_vec())))
+            .expect("good");
+        let mut seen = std::collections::HashSet::new();
+        for n in 0..1000_u32 {
+            let mut entropy = [0xa5; 64];
+            entropy[4] = n as u8;
+            entropy[20..24].copy_from_slice(&n.to_be_bytes());
+            let answer = answer(&c, &keys("5", "1", "0x01"), &entropy).expect("good");
+            let own = answer.own.expect("mutual");
+            assert_eq!(own.identifier, n as u8);
+            assert!(seen.insert(own.challenge), "a challenge came twice");
+            assert_eq!(answer.response, Algorithm::Md5.respond(1, &[0, 0xff, 0, 1], &[1]));
+        }
+    }
+
     /// RFC 7143 9.2.1: what configuration must not contain; nothing shows a secret.
     #[test]
     fn credentials() {

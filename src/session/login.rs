@@ -146,7 +146,7 @@ impl Login {
             transit: false,
             exchanges: 0,
         };
-        let (request, text) = login.request(Request { transit: config.chap.is_none(), text });
+        let (request, text) = login.request(Request { transit: config.chap.is_none(), text })?;
         Ok((login, request, text))
     }
 
@@ -163,7 +163,7 @@ impl Login {
         self.text.extend_from_slice(data);
         if response.more {
             let transit = self.transit;
-            let (request, text) = self.request(Request { transit, text: TextWriter::new() });
+            let (request, text) = self.request(Request { transit, text: TextWriter::new() })?;
             return Ok(Progress::Send(request, text));
         }
         let text = core::mem::take(&mut self.text);
@@ -176,7 +176,7 @@ impl Login {
         match next {
             Next::Send(stage, request) => {
                 self.stage = stage;
-                let (request, text) = self.request(request);
+                let (request, text) = self.request(request)?;
                 Ok(Progress::Send(request, text))
             }
             Next::Done(operational) => {
@@ -240,10 +240,13 @@ impl Login {
         }
     }
 
-    fn request(&mut self, request: Request) -> (LoginRequest, Vec<u8>) {
+    /// The next request. What we say by ourselves is bounded and needs no C bit; only answers to a flood of
+    /// the target's own proposals can be too long.
+    fn request(&mut self, request: Request) -> Result<(LoginRequest, Vec<u8>), LoginError> {
         let text = request.text.into_bytes();
-        // Names, alias and CHAP values are bounded, so that no request needs the C bit.
-        assert!(text.len() <= limits::LOGIN_SEGMENT_MAX as usize, "a login request too long");
+        if text.len() > limits::LOGIN_SEGMENT_MAX as usize {
+            return Err(LoginError::Protocol("more proposals than answers fit"));
+        }
         self.transit = request.transit;
         let header = LoginRequest {
             immediate: true,
@@ -261,7 +264,7 @@ impl Login {
             exp_stat_sn: self.stat_sn.unwrap_or_default(),
             data_len: text.len() as u32,
         };
-        (header, text)
+        Ok((header, text))
     }
 }
 

@@ -46,7 +46,8 @@ pub(super) struct Task {
     pub aborting: bool,
     /// Outstanding R2Ts.
     pub r2ts: u16,
-    /// Entries in the queue of transfers.
+    /// Bursts that were asked for and are not sent whole: entries in the queue of transfers, or dropped
+    /// from it by an abort.
     pub queued: u16,
     /// R2Ts that asked for data a second time.
     pub repeats: u16,

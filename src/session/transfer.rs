@@ -256,6 +256,7 @@ impl Session {
         }
         task.asked = task.asked.max(end);
         task.progress = now;
+        task.queued += 1;
         if task.aborting {
             return Ok(());
         }
@@ -263,7 +264,6 @@ impl Session {
             return Err(Protocol("more outstanding R2Ts than negotiated"));
         }
         task.r2ts += 1;
-        task.queued += 1;
         self.transfers.push_back(Transfer {
             tag: r2t.task_tag,
             transfer_tag: r2t.transfer_tag,
@@ -428,6 +428,13 @@ impl Session {
                     ));
                 }
                 data = core::mem::take(&mut task.data);
+            }
+            // Nor can a write be done before the target has fetched all of it (section 11.4.2).
+            let fetched = task.queued == 0 && task.asked >= whole;
+            if task.way == Way::Write && status == GOOD && !fetched {
+                return Err(SessionError::Protocol(
+                    "GOOD status for a write before its data was sent",
+                ));
             }
         }
         let token = task.token;

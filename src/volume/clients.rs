@@ -31,6 +31,7 @@ impl From<ClientId> for Key {
 
 pub(super) struct Client {
     pub(super) connection: Connection,
+    since: Instant,
     /// Has bytes to send that the driver has not been told of.
     pub(super) dirty: bool,
     /// Since when an open waits for the unit to become known.
@@ -59,12 +60,16 @@ pub(super) fn catalog(name: &str) -> Catalog {
 }
 
 pub(super) fn accept(v: &mut Volume, now: Instant) -> Option<ClientId> {
-    if v.clients.len() >= limits::CLIENTS_PER_EXPORT_MAX || v.draining.is_some() {
+    if v.draining.is_some() {
         return None;
+    }
+    if v.clients.len() >= limits::CLIENTS_PER_EXPORT_MAX {
+        make_room(v, now)?;
     }
     let connection = Connection::new(now, v.catalog.clone());
     let client = Client {
         connection,
+        since: now,
         dirty: false,
         opening: None,
         accounted: 0,
@@ -75,6 +80,20 @@ pub(super) fn accept(v: &mut Volume, now: Instant) -> Option<ClientId> {
     let id = ClientId(v.clients.insert(client));
     v.mark_client(id);
     Some(id)
+}
+
+/// All places are taken: the eldest connection that has not finished its handshake gives way, so that a
+/// flood of half-open ones does not keep new clients out.
+fn make_room(v: &mut Volume, now: Instant) -> Option<()> {
+    const LEAVING_MAX: usize = 64;
+    let shaking = |c: &Client| !c.open && c.opening.is_none() && c.closing.is_none();
+    let unfinished = v.clients.iter().filter(|(_, client)| shaking(client));
+    let (eldest, _) = unfinished.min_by_key(|(_, client)| client.since)?;
+    if v.clients.len() >= limits::CLIENTS_PER_EXPORT_MAX + LEAVING_MAX {
+        return None;
+    }
+    close(v, now, ClientId(eldest), true);
+    Some(())
 }
 
 /// Whether more may be read from the client: slots, held writes and payload memory are finite, and the

@@ -8,7 +8,7 @@ use crate::path::verdict::{
     self, Actions, CommandKind, Context, Decision, Failure, Outcome, TRANSITION_DEFAULT, Verdict,
 };
 use crate::path::{CommandClass, Ended, PathIndex, PathSet, command_timeout};
-use crate::session::Completion;
+use crate::session::{Completion, Residual};
 use crate::wire::nbd::NbdError;
 use crate::wire::scsi::{SenseKey, Status};
 
@@ -22,7 +22,7 @@ pub(super) fn done(
 ) {
     let id = Key::from_token(token);
     let Some((verb, bytes, flight)) = land(v, id, path) else { return };
-    let short = verb == PartVerb::Read && completion.data.len() != bytes as usize;
+    let short = is_short(verb, bytes, &completion);
     let Completion { response, status, sense, data, .. } = completion;
     let outcome = Outcome::new(response, status, sense.as_deref(), short);
     let good = outcome == Outcome::GOOD;
@@ -33,6 +33,14 @@ pub(super) fn done(
     } else {
         judge(v, now, id, path, outcome, data);
     }
+}
+
+/// Whether other bytes moved than the command asked for, in either direction. A residual of a WRITE is data
+/// that is not on the medium; an overflow says that the unit counts in other blocks than we do. UNMAP is
+/// advice, and `tgtd` reports its whole parameter list as a residual.
+fn is_short(verb: PartVerb, bytes: u32, completion: &Completion) -> bool {
+    let less = verb == PartVerb::Read && completion.data.len() != bytes as usize;
+    less || (verb != PartVerb::Unmap && completion.residual != Residual::None)
 }
 
 /// Takes a part out of flight: its command on `path` has ended in some way.
@@ -322,5 +330,43 @@ fn closed_windows(v: &mut Volume, now: Instant) {
             );
             link::fail(v, now, path, &why);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 7143 11.4.5: GOOD with a residual, or with too little data, is not taken for success; an answer
+    /// about the unit may be shorter than what there was room for.
+    #[test]
+    fn residuals_are_not_success() {
+        let done = |len, residual| Completion {
+            response: 0,
+            status: 0,
+            data: Payload::from(vec![0; len]),
+            sense: None,
+            residual,
+        };
+        for (verb, completion, success) in [
+            (PartVerb::Read, done(4096, Residual::None), true),
+            (PartVerb::Read, done(4095, Residual::None), false),
+            (PartVerb::Read, done(3584, Residual::Under(512)), false),
+            (PartVerb::Read, done(4096, Residual::Over(28_672)), false),
+            (PartVerb::Write, done(0, Residual::None), true),
+            (PartVerb::Write, done(0, Residual::Under(1)), false),
+            (PartVerb::Write, done(0, Residual::Over(1)), false),
+            (PartVerb::WriteZeros, done(0, Residual::Under(4096)), false),
+            (PartVerb::WriteSame { unmap: false }, done(0, Residual::Under(512)), false),
+            (PartVerb::Unmap, done(0, Residual::Under(24)), true),
+            (PartVerb::Sync, done(0, Residual::None), true),
+            (PartVerb::LbaStatus, done(24, Residual::Under(1000)), true),
+        ] {
+            let short = is_short(verb, 4096, &completion);
+            let outcome = Outcome::new(0, 0, None, short);
+            let decision = verdict::verdict(&outcome, Context::first(verb.kind(), true));
+            assert_eq!(decision.verdict == Verdict::Done, success, "{verb:?} {completion:?}");
+        }
+        assert_eq!(PartVerb::WriteZeros.kind(), CommandKind::Write);
     }
 }

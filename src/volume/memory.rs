@@ -1,48 +1,33 @@
 //! Payload memory of a lane, shared by the device's clients.
 //!
 //! A request's payload is reserved whole before its first byte is read: the data of a WRITE on its way in,
-//! the answer of a READ on its way out. Half of the memory is divided into equal *shares*, which nobody can
-//! take away: a client that does not read its answers harms only itself. What a client holds beyond its
-//! share comes from the other half; whoever finds that used up waits in line, first come first served, and
-//! is not read from meanwhile. The one at the head is served once nobody else holds more than its share, so
-//! a request of any legal size makes progress.
+//! the answer of a READ until the client takes it. Nobody may hold more than what is then left for the
+//! others: one client can have half of the memory, a second one a quarter, and so on, so that clients that
+//! never read their answers cannot starve the rest. A client whose next request does not fit is not read
+//! from until it does.
 
 use super::Volume;
 use super::clients::{self, ClientId};
 use crate::base::Instant;
 use crate::limits::REQUESTS_PER_LANE_MAX;
 
-fn share(v: &Volume) -> u64 {
-    v.spec.buffer_memory as u64 / 2 / v.clients.len().max(1) as u64
-}
-
-/// What clients other than this one hold beyond their shares.
-fn beyond(v: &Volume, id: ClientId, share: u64) -> u64 {
-    if v.payload_held <= share {
-        // Nobody can be beyond: the common case of few requests in flight.
-        return 0;
-    }
-    let others = v.clients.iter().filter(|(key, _)| *key != id.into());
-    others.map(|(_, client)| client.accounted.saturating_sub(share)).sum()
-}
-
-fn slots(v: &Volume) -> usize {
-    REQUESTS_PER_LANE_MAX.saturating_sub(v.requests.len())
-}
-
 /// Before a client's input is looked at: how much it may hold.
 pub(super) fn allow(v: &mut Volume, id: ClientId) {
-    let share = share(v);
-    // Whoever comes later does not overtake those who wait, but for what is his own.
-    let common = match v.blocked.is_empty() {
-        true => (v.spec.buffer_memory as u64 / 2).saturating_sub(beyond(v, id, share)),
-        false => 0,
-    };
-    let slots = slots(v);
+    let (free, slots) = free(v);
     let Some(client) = v.clients.get_mut(id.into()) else { return };
     let held = client.connection.held();
-    let room = (share + common).max(held);
+    let room = held + share(free, held);
     client.connection.set_input_budget(room, client.connection.in_flight() + slots);
+}
+
+/// What may be added to `held` so that it does not exceed what is left.
+fn share(free: u64, held: u64) -> u64 {
+    free.saturating_sub(held) / 2
+}
+
+fn free(v: &Volume) -> (u64, usize) {
+    let bytes = (v.spec.buffer_memory as u64).saturating_sub(v.payload_held);
+    (bytes, REQUESTS_PER_LANE_MAX.saturating_sub(v.requests.len()))
 }
 
 /// After anything that may have changed what a client holds.
@@ -65,27 +50,48 @@ pub(super) fn forget(v: &mut Volume, id: ClientId) {
     v.blocked.retain(|other| *other != id);
 }
 
-/// Lets those at the head of the line go on, as far as there is room.
+/// Lets those who wait go on, as far as there is room; who came first is asked first. A client that holds
+/// nothing may have all that is left: a request of any legal size makes progress.
 pub(super) fn serve_line(v: &mut Volume, now: Instant) {
     for _ in 0..v.blocked.len() {
         let Some(id) = v.blocked.pop_front() else { return };
-        let share = share(v);
-        let beyond = beyond(v, id, share);
-        let common = (v.spec.buffer_memory as u64 / 2).saturating_sub(beyond);
-        let slots = slots(v);
+        let (free, slots) = free(v);
+        let nobody_holds = v.payload_held == 0;
         let client = v.clients.get_mut(id.into()).expect("who has gone is not in the line");
-        if let Some(need) = client.connection.waits_for() {
+        if let Some(need) = client.connection.waits_for().map(u64::from) {
             let held = client.connection.held();
-            let wanted = held + u64::from(need);
-            let alone = beyond == 0 && held == 0;
-            if slots == 0 || (wanted > share + common && !alone) {
-                v.blocked.push_front(id);
-                return;
+            let fits = need <= share(free, held) || held == 0 && (need <= free || nobody_holds);
+            if slots == 0 || !fits {
+                v.blocked.push_back(id);
+                continue;
             }
-            let room = (share + common).max(wanted);
-            client.connection.set_input_budget(room, client.connection.in_flight() + slots);
+            client.connection.set_input_budget(held + need, client.connection.in_flight() + slots);
         }
         client.blocked = false;
         clients::events(v, now, id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn whoever_comes_finds_something_left() {
+        let (total, mut taken) = (64u64 << 20, 0);
+        for client in 1..=10 {
+            let mut held = 0;
+            loop {
+                let more = share(total - taken, held);
+                if more < 4096 {
+                    break;
+                }
+                held += 4096;
+                taken += 4096;
+            }
+            assert!(held <= (total >> client) + 8192, "client {client} holds {held}");
+        }
+        assert!(total - taken >= 32 * 1024);
+        assert_eq!(share(total, 0), 32 << 20, "the largest request fits a lane of 64 MiB");
     }
 }

@@ -70,6 +70,20 @@ fn sigterm_under_load_finishes_what_is_in_flight() {
     assert!(records.iter().all(|record| !record.orphaned), "logged out, not torn off");
 }
 
+/// Reloading comes later; until then SIGHUP must not take the devices away.
+#[test]
+fn sighup_does_not_stop_the_daemon() {
+    let rig = Embedded::start("hup");
+    let mut daemon = rig.daemon("");
+    daemon.signal(Signal::SIGHUP);
+    wait_for(Duration::from_secs(20), "a word about it", || {
+        daemon.log().contains("SIGHUP: reloading is not available").then_some(())
+    });
+    daemon.assert_running();
+    drop(open(&daemon));
+    daemon.stop();
+}
+
 /// With every path down there is nobody to flush to: bounded by `shutdown_timeout`, and still exit code 0.
 #[test]
 fn sigterm_is_bounded_when_all_paths_are_down() {

@@ -242,7 +242,9 @@ fn answer(asked: &Pdu, opcode: u8, flags: u8, stat_sn: u32, text: &str) -> Vec<u
     pdu[20..24].copy_from_slice(&[0, 0, 0, 1]);
     pdu[24..28].copy_from_slice(&stat_sn.to_be_bytes());
     let command_sn = u32::from_be_bytes(asked.head[24..28].try_into().unwrap());
-    pdu[28..32].copy_from_slice(&command_sn.wrapping_add(1).to_be_bytes());
+    // An immediate request takes no number.
+    let taken = u32::from(asked.head[0] & 0x40 == 0);
+    pdu[28..32].copy_from_slice(&command_sn.wrapping_add(taken).to_be_bytes());
     pdu[32..36].copy_from_slice(&command_sn.wrapping_add(64).to_be_bytes());
     pdu.extend(text.as_bytes());
     pdu.resize(pdu.len().next_multiple_of(4), 0);

@@ -1,6 +1,5 @@
 //! A blocking NBD client over the project's own pure client: one socket, requests pipelined.
-
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(dead_code, reason = "each test program uses its part")]
 
 use bytes::{Bytes, BytesMut};
 use mpio::base::Payload;

@@ -1,6 +1,7 @@
 //! Accepts NBD connections and hands them to the lanes of the device, in turn.
 
 use super::shared::Shared;
+use crate::control::config::secret::plain;
 use crate::control::sockets::{Listening, SocketFile};
 use crate::lane::Command;
 use std::io;
@@ -44,9 +45,14 @@ impl Accepting {
     pub async fn run(self, shared: Rc<Shared>, device: usize) {
         let name = shared.config.devices[device].name.clone();
         let mut next = 0;
+        let mut failed = 0_u64;
         loop {
             match self.accept().await {
                 Ok((fd, peer)) => {
+                    if failed > 0 {
+                        tracing::info!(device = %name, after = failed, "accepts clients again");
+                        failed = 0;
+                    }
                     let lanes = shared.lanes_of(device);
                     let Some(lane) = lanes.get(next % lanes.len().max(1)) else { continue };
                     next = next.wrapping_add(1);
@@ -55,7 +61,11 @@ impl Accepting {
                 }
                 Err(error) => {
                     // Out of descriptors, most likely: accepting again at once would only spin.
-                    tracing::warn!(device = %name, %error, "cannot accept a client");
+                    if failed == 0 {
+                        let error = plain(&error);
+                        tracing::warn!(device = %name, %error, "cannot accept clients; trying again");
+                    }
+                    failed += 1;
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }

@@ -447,7 +447,12 @@ impl Pair {
                 self.ledger.copy_in_doubt(now, id, on);
             }
             Step::DoubtAnswered(..) => {
-                write.copies.remove(copy);
+                // Doubts on one nexus are not told apart and end together, timed by the last of them: what
+                // is left is the younger one.
+                let doubts = write.copies.iter().enumerate();
+                let doubts = doubts.filter(|(_, (n, doubt))| *n == on && doubt.is_some());
+                let eldest = doubts.min_by_key(|(_, (_, since))| *since).map(|(place, _)| place);
+                write.copies.remove(eldest.expect("the chosen one is in doubt"));
                 self.oracle.after_doubt(place);
                 assert!(self.ledger.doubt_answered(id, on));
             }

@@ -260,7 +260,8 @@ fn early_answer() {
     let ahead = s.session.tx().pending();
     assert!((200_000..300_000).contains(&ahead), "{ahead}");
     s.session.tx().take(3, &mut out);
-    answer(&mut s, tag);
+    let header = ScsiResponse { status: 2, ..response(&mut s, tag) };
+    s.feed_pdu(&header.to_bhs(), &[0, 3, 0x70, 0, 4]);
     assert!(matches!(s.events()[..], [Event::Done { .. }]));
     s.session.tx().take(1000, &mut out);
     let stream: Vec<u8> = out.concat();
@@ -269,6 +270,68 @@ fn early_answer() {
     while let Some(_item) = s.reader.next(&stream, &mut at).expect("in frame") {}
     assert!(s.reader.is_between_pdus());
     assert!(s.session.tx().is_empty());
+}
+
+/// RFC 7143 11.4.2, 11.4.5.2: GOOD for a write whose data the target has not fetched is no success: it
+/// would be data loss.
+#[test]
+fn early_good() {
+    // (R2T for so many bytes, sent before the answer, U with so much residual, ends well)
+    for (asked, sent, residual, good) in [
+        (0, true, None, false),
+        (4096, true, None, false),
+        (8192, false, None, false),
+        (8192, true, None, true),
+        (0, true, Some(8192), true),
+        (4096, true, Some(4096), true),
+        (4096, true, Some(4095), false),
+    ] {
+        let mut s = Script::logged_in(config(), TGTD);
+        let tag = s.write(1, &pattern(16384));
+        s.sent();
+        if asked > 0 {
+            let header = r2t(&s, tag, 0, 8192, asked).to_bhs();
+            s.feed_pdu(&header, &[]);
+        }
+        if sent {
+            s.sent();
+        }
+        let mut header = response(&mut s, tag);
+        (header.underflow, header.residual) = (residual.is_some(), residual.unwrap_or(0));
+        s.feed_pdu(&header.to_bhs(), &[]);
+        if good {
+            assert_eq!(completion(&mut s).status, 0);
+        } else {
+            assert!(matches!(s.closed(), SessionError::Protocol(_)), "{asked} {sent} {residual:?}");
+        }
+    }
+    // An abort stops the data: what answers GOOD then has not got it.
+    let mut s = Script::logged_in(config(), TGTD);
+    let tag = s.write(1, &pattern(16384));
+    s.sent();
+    assert!(s.session.abort(at(1), tag));
+    let header = r2t(&s, tag, 0, 8192, 8192).to_bhs();
+    s.feed_pdu(&header, &[]);
+    s.sent();
+    answer(&mut s, tag);
+    assert!(matches!(s.closed(), SessionError::Protocol(_)));
+}
+
+/// RFC 7143 11.8: the same data may be asked for again, but not without end.
+#[test]
+fn endless_r2ts() {
+    let mut s = Script::logged_in(config(), TGTD);
+    let tag = s.write(1, &pattern(16384));
+    s.sent();
+    let mut served = 0;
+    while s.session.state() == State::FullFeature {
+        let header = r2t(&s, tag, served, 8192, 512).to_bhs();
+        s.feed_pdu(&header, &[]);
+        s.sent();
+        served += 1;
+    }
+    assert!((10..40).contains(&served), "{served}");
+    assert!(matches!(s.closed(), SessionError::Protocol(_)));
 }
 
 /// RFC 7143 11.7: data in several PDUs and sequences, empty ones among them, odd lengths, status in the

@@ -121,6 +121,26 @@ fn much_text() {
     assert_eq!(s.login_error(), LoginError::Protocol("endless text"));
 }
 
+/// RFC 7143 6.2: each unknown key is answered, in either stage; a flood of them, whose answers are longer
+/// than they are, ends the login and nothing else.
+#[test]
+fn a_flood_of_proposals() {
+    for stage in [0, 1] {
+        for (keys, good) in [(400, true), (2000, false)] {
+            let mut s = if stage == 0 { Script::connect(config()) } else { operational(config()) };
+            s.sent();
+            let header = s.login_header(false, stage);
+            s.login_with(header, &b"A=1\0".repeat(keys));
+            if good {
+                assert_eq!(s.sent()[0].text(), "A=NotUnderstood;".repeat(keys));
+            } else {
+                let expected = LoginError::Protocol("more proposals than answers fit");
+                assert_eq!(s.login_error(), expected);
+            }
+        }
+    }
+}
+
 /// RFC 7143 6.3, 11.13: headers that end a login.
 #[test]
 fn bad_headers() {
@@ -259,6 +279,22 @@ fn proposals() {
     s.login(false, 1, &[("MaxBurstLength", "65536")]);
     s.login(true, 1, &[("MaxBurstLength", "65536")]);
     assert!(matches!(s.login_error(), LoginError::Negotiation { .. }));
+}
+
+/// RFC 7143 11.13.3, 13.9, 13.6: a TSIH before the final response means nothing; a target may keep its
+/// portal group to itself; its alias cannot move a terminal's cursor.
+#[test]
+fn what_a_target_tells_of_itself() {
+    let mut s = Script::connect(config());
+    s.sent();
+    let header = s.login_header(true, 0);
+    s.login_with(LoginResponse { tsih: 9, ..header }, &text(&[("TargetAlias", "a\u{1b}[2Jb\n")]));
+    assert_eq!(LoginRequest::parse(&s.sent()[0].bhs).tsih, 0);
+    s.login(true, 1, TGTD);
+    assert!(matches!(s.events()[..], [Event::LoggedIn]));
+    let agreed = s.session.negotiated().expect("logged in");
+    assert_eq!((agreed.tsih, agreed.portal_group), (5, None));
+    assert_eq!(agreed.target_alias.as_deref(), Some("a\\u{1b}[2Jb\\n"));
 }
 
 /// RFC 7143 12.1.3: CHAP one way and mutual, each algorithm.

@@ -6,5 +6,6 @@ mod login;
 mod manage;
 mod model;
 mod script;
+mod strict;
 mod text;
 mod time;

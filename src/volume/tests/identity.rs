@@ -22,7 +22,8 @@ fn what_differs_is_told_and_never_used() {
     let other_serial = |n: &mut NodeConfig| n.identity.serial = "other".to_owned();
     let smaller = |n: &mut NodeConfig| n.claimed_size = Some(32 << 20);
     let protected = |n: &mut NodeConfig| n.abilities.write_protect = true;
-    let cases: [(&str, fn(&mut NodeConfig)); 4] = [
+    type Change = fn(&mut NodeConfig);
+    let cases: [(&str, Change); 4] = [
         ("WWID", other_name),
         ("another name", other_serial),
         ("capacity", smaller),

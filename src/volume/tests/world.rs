@@ -96,6 +96,29 @@ fn ours(at: mpio_target::Instant) -> Instant {
     Instant::from_nanos(at.as_nanos())
 }
 
+/// The path that leads through portal `index`.
+fn path_spec(setup: &Setup, pair: &Pair, lane: u16, index: usize, at: usize) -> PathSpec {
+    let node = &pair.config().nodes[at];
+    PathSpec {
+        name: format!("{}:{}", ["a", "b", "c", "d"][index], at),
+        portal_name: index.to_string(),
+        portal: portal_addr(index),
+        source: None,
+        interface: None,
+        target: node.target.clone(),
+        portal_group: Some(node.portal_group),
+        lun: u64::from(node.lun) << 48,
+        isid: [0x80, 0, 0, 0, lane as u8, index as u8 + 1],
+        chap: setup.chap.clone(),
+        header_digest: Digest::None,
+        data_digest: Digest::None,
+        redirect_allow: setup.redirect_allow.clone().into(),
+        weight: 1,
+        preferred: false,
+        order: index as u32,
+    }
+}
+
 impl World {
     /// Both paths up.
     pub(super) fn new(setup: Setup) -> World {
@@ -106,7 +129,7 @@ impl World {
 
     /// Nothing connected yet.
     pub(super) fn cold(setup: Setup) -> World {
-        let pair = Pair::new(setup.pair).expect("a pair");
+        let pair = Pair::new(setup.pair.clone()).expect("a pair");
         let nodes = [Some(pair.node(0, 1)), Some(pair.node(1, 1))];
         let now = Instant::from_millis(1_000_000);
         let fence = Fence { mode: setup.tunables.fence, timeout: setup.tunables.fence_timeout };
@@ -115,10 +138,10 @@ impl World {
         let spec = DeviceSpec {
             name: "vm0".to_owned(),
             initiator_name: "iqn.2026-11.test.host:mpio".to_owned(),
-            wwid: setup.wwid,
+            wwid: setup.wwid.clone(),
             policy: setup.policy,
             read_only: setup.read_only,
-            tunables: setup.tunables,
+            tunables: setup.tunables.clone(),
             buffer_memory: setup.buffer_memory,
             lanes: setup.lanes,
         };
@@ -140,25 +163,7 @@ impl World {
             });
             let mut volume = Volume::new(now, spec.clone(), lane, shared.clone(), entropy);
             for (index, portal) in portals.iter().enumerate() {
-                let node = &pair.config().nodes[portal.node];
-                let path = PathSpec {
-                    name: format!("{}:{}", ["a", "b", "c", "d"][index], portal.node),
-                    portal_name: index.to_string(),
-                    portal: portal_addr(index),
-                    source: None,
-                    interface: None,
-                    target: node.target.clone(),
-                    portal_group: Some(node.portal_group),
-                    lun: u64::from(node.lun) << 48,
-                    isid: [0x80, 0, 0, 0, lane as u8, index as u8 + 1],
-                    chap: setup.chap.clone(),
-                    header_digest: Digest::None,
-                    data_digest: Digest::None,
-                    redirect_allow: setup.redirect_allow.clone().into(),
-                    weight: 1,
-                    preferred: false,
-                    order: index as u32,
-                };
+                let path = path_spec(&setup, &pair, lane, index, portal.node);
                 volume.add_path(now, path).expect("room for the path");
             }
             volumes.push(volume);
@@ -500,19 +505,19 @@ impl World {
                     NodeAction::Reset(id) => (id, Item::Rst),
                     NodeAction::Close(id) => (id, Item::Fin),
                 };
-                self.from_node(index, id);
+                self.send_of_node(index, id);
                 self.push_to_volume(index, id, item);
                 let node = self.nodes[index].as_mut().expect("it is there");
                 node.handle_closed(theirs(self.now), id);
             }
             while let Some(id) = self.nodes[index].as_mut().and_then(Node::poll_dirty) {
-                moved |= self.from_node(index, id);
+                moved |= self.send_of_node(index, id);
             }
         }
         moved
     }
 
-    fn from_node(&mut self, index: usize, id: ConnectionId) -> bool {
+    fn send_of_node(&mut self, index: usize, id: ConnectionId) -> bool {
         let node = self.nodes[index].as_mut().expect("it is there");
         let Some(tx) = node.tx(id) else { return false };
         let segments = taken(tx);
