@@ -657,7 +657,12 @@ impl World {
 
     /// A client that has opened the export.
     pub(super) fn client(&mut self) -> usize {
-        let peer = self.connect(0, ClientConfig::new("vm0"));
+        self.client_on(0)
+    }
+
+    /// The same on another lane.
+    pub(super) fn client_on(&mut self, lane: usize) -> usize {
+        let peer = self.connect(lane, ClientConfig::new("vm0"));
         self.until("the export opens", |w| w.peers[peer].1.export.is_some());
         peer
     }
