@@ -54,9 +54,10 @@ fn run(seed: u64, fence: FenceMode, steps: u64) -> Result<(), String> {
     };
     let portals = if dice.roll(2) == 0 { vec![0, 1] } else { vec![0, 1, 0] };
     let policy = policies[dice.roll(3) as usize];
-    let mut w = World::new(Setup { pair, tunables, policy, portals, ..Setup::default() });
+    let lanes = 1 + dice.roll(2) as u16;
+    let mut w = World::new(Setup { pair, tunables, policy, portals, lanes, ..Setup::default() });
     w.segment = [700, 4096, 65_536][dice.roll(3) as usize];
-    let mut peers: Vec<usize> = (0..3).map(|_| w.client()).collect();
+    let mut peers: Vec<usize> = (0..3).map(|n| w.client_on(n % usize::from(lanes))).collect();
     let mut sent: Vec<Sent> = Vec::new();
     for step in 0..steps {
         for _ in 0..=dice.roll(3) {
@@ -69,7 +70,7 @@ fn run(seed: u64, fence: FenceMode, steps: u64) -> Result<(), String> {
         if dice.roll(60) == 0 && step + 1 < steps {
             let which = dice.roll(3) as usize;
             w.vanish(peers[which]);
-            peers[which] = w.client();
+            peers[which] = w.client_on(which % usize::from(lanes));
         }
         w.run(Duration::from_micros([50, 300, 5_000, 200_000][dice.roll(4) as usize]));
     }

@@ -96,11 +96,11 @@ fn ours(at: mpio_target::Instant) -> Instant {
     Instant::from_nanos(at.as_nanos())
 }
 
-/// The path through portal number `index`, which leads to node `on`, for a lane.
-fn path_spec(setup: &Setup, pair: &Pair, on: usize, index: usize, lane: u16) -> PathSpec {
-    let node = &pair.config().nodes[on];
+/// The path that leads through portal `index`.
+fn path_spec(setup: &Setup, pair: &Pair, lane: u16, index: usize, at: usize) -> PathSpec {
+    let node = &pair.config().nodes[at];
     PathSpec {
-        name: format!("{}:{}", ["a", "b", "c", "d"][index], on),
+        name: format!("{}:{}", ["a", "b", "c", "d"][index], at),
         portal_name: index.to_string(),
         portal: portal_addr(index),
         source: None,
@@ -163,7 +163,7 @@ impl World {
             });
             let mut volume = Volume::new(now, spec.clone(), lane, shared.clone(), entropy);
             for (index, portal) in portals.iter().enumerate() {
-                let path = path_spec(&setup, &pair, portal.node, index, lane);
+                let path = path_spec(&setup, &pair, lane, index, portal.node);
                 volume.add_path(now, path).expect("room for the path");
             }
             volumes.push(volume);
@@ -505,19 +505,19 @@ impl World {
                     NodeAction::Reset(id) => (id, Item::Rst),
                     NodeAction::Close(id) => (id, Item::Fin),
                 };
-                self.take_from_node(index, id);
+                self.send_of_node(index, id);
                 self.push_to_volume(index, id, item);
                 let node = self.nodes[index].as_mut().expect("it is there");
                 node.handle_closed(theirs(self.now), id);
             }
             while let Some(id) = self.nodes[index].as_mut().and_then(Node::poll_dirty) {
-                moved |= self.take_from_node(index, id);
+                moved |= self.send_of_node(index, id);
             }
         }
         moved
     }
 
-    fn take_from_node(&mut self, index: usize, id: ConnectionId) -> bool {
+    fn send_of_node(&mut self, index: usize, id: ConnectionId) -> bool {
         let node = self.nodes[index].as_mut().expect("it is there");
         let Some(tx) = node.tx(id) else { return false };
         let segments = taken(tx);
@@ -657,7 +657,12 @@ impl World {
 
     /// A client that has opened the export.
     pub(super) fn client(&mut self) -> usize {
-        let peer = self.connect(0, ClientConfig::new("vm0"));
+        self.client_on(0)
+    }
+
+    /// The same on another lane.
+    pub(super) fn client_on(&mut self, lane: usize) -> usize {
+        let peer = self.connect(lane, ClientConfig::new("vm0"));
         self.until("the export opens", |w| w.peers[peer].1.export.is_some());
         peer
     }
