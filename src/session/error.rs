@@ -74,7 +74,7 @@ pub enum LoginError {
     #[error("redirected to {0:?}, which is not an address")]
     BadRedirect(String),
     /// The target refused.
-    #[error("login refused: {}", LoginStatus::new(*.class, *.detail))]
+    #[error("refused by the target: {}", LoginStatus::new(*.class, *.detail))]
     Status {
         /// Status class: 2 blames us, 3 the target.
         class: u8,
@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn messages_for_administrators() {
         let status = LoginError::Status { class: 2, detail: 3 };
-        assert_eq!(status.to_string(), "login refused: 02/03 target not found");
+        assert_eq!(status.to_string(), "refused by the target: 02/03 target not found");
         assert_eq!(status.blame(), Blame::Config);
         let redirect = LoginError::Redirect {
             address: "10.0.0.1:5003".parse().expect("an address"),

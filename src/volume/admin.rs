@@ -2,7 +2,7 @@
 
 use super::link::{self, Phase};
 use super::service;
-use super::{Action, Draining, Level, Volume, clients};
+use super::{Action, Draining, Level, Notice, Volume, clients};
 use crate::base::Instant;
 use crate::path::{Events, LedgerCounters, PathIndex, Policy, State};
 use crate::session::Negotiated;
@@ -139,7 +139,14 @@ impl Volume {
         if let Some(policy) = policy {
             self.engine.set_policy(now, policy);
             self.spec.policy = policy;
-            self.notice(now, Level::Info, None, "policy", &format!("now {policy}"));
+            // The engine notes it as an event.
+            let why = format!("now {policy}");
+            self.actions.push_back(Action::Log(Notice {
+                level: Level::Info,
+                path: None,
+                what: "policy",
+                why,
+            }));
         }
         Ok(())
     }

@@ -51,7 +51,7 @@ pub enum FrameError {
         max: u32,
     },
     /// Additional header segments where none are taken.
-    #[error("{len} bytes of additional header segments")]
+    #[error("bytes that are no PDU of a target ({len} bytes of additional header segments)")]
     UnexpectedAhs {
         /// Length in bytes.
         len: usize,
