@@ -37,7 +37,7 @@ pub enum Ended {
 }
 
 /// Counters of one path or one device; mergeable.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct IoStats {
     /// READs that ended with success.
     pub reads: u64,
