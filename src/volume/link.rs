@@ -366,8 +366,10 @@ pub(super) fn end(v: &mut Volume, now: Instant, path: PathIndex, why: &str, retr
     if !link.has_socket() {
         return;
     }
+    // A path that was logging out when it was disabled is not `disabling`, but it stays away too.
+    let disabled = link.disabling || v.engine.state(path) == State::Disabled;
     let then = match retry {
-        _ if link.disabling => Then::Disabled,
+        _ if disabled => Then::Disabled,
         Retry::Now => Then::ReconnectNow,
         Retry::Backoff | Retry::Slow => Then::Reconnect,
     };

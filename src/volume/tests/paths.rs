@@ -317,3 +317,27 @@ fn a_target_that_asks_for_a_logout_is_left_in_order() {
     assert_eq!(fences.proven + fences.unproven, 0, "nothing was in doubt");
     w.finish();
 }
+
+/// An administrator disables a path while it logs out at the target's wish, and then its connection breaks:
+/// it stays away, and can be enabled again.
+#[test]
+fn a_path_that_is_disabled_while_it_logs_out_stays_away() {
+    let mut w = World::new(Setup::default());
+    let c = w.client();
+    let now = super::world::theirs(w.now);
+    let message =
+        mpio_target::faults::AsyncMessage { event: 1, parameter3: 5, ..Default::default() };
+    w.node(0).async_message(now, &message);
+    w.until("path 0 leaves", |w| w.state(0) != State::Active);
+    let (now, name) = (w.now, w.volume().snapshot().paths[0].name.clone());
+    w.volume().disable_path(now, &name, false).expect("path 1 is left");
+    w.node(0).reset_connections();
+    w.run(Duration::from_secs(5));
+    assert_eq!(w.state(0), State::Disabled);
+    assert_eq!(w.node(0).sessions(), 0, "it has logged out and not come back");
+    w.write(c, 0, &pattern(1, 4096)).expect("written on path 1");
+    let now = w.now;
+    w.volume().enable_path(now, &name).expect("enabled");
+    w.until_active();
+    w.finish();
+}
