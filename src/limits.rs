@@ -115,7 +115,7 @@ pub const EVENTS_PER_DEVICE: usize = 64;
 /// Receive buffer, bytes: many PDUs arrive in one receive.
 pub const RECV_BUFFER: usize = 512 * 1024;
 
-/// Bytes asked for per receive on an iSCSI socket: keeps the data in cache (measured, see benches/README.md).
+/// Bytes asked for per receive on an iSCSI socket: larger ones push the data out of the cache before it is sent on.
 pub const RECV_ISCSI_MAX: usize = 64 * 1024;
 
 /// Segments in one gathered send; the kernel's UIO_MAXIOV.
