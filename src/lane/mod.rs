@@ -15,6 +15,7 @@ mod turn;
 
 pub use mailbox::{Command, CommandError, LaneHandle, Mailbox, PathAction};
 
+use crate::base::Instant;
 use crate::ring::{Ring, RingError};
 use crate::volume::Volume;
 use sockets::{Index, Slot, Sockets};
@@ -54,6 +55,8 @@ pub enum LaneError {
 struct Device {
     volume: Volume,
     index: Index,
+    /// When its volume has to be called: asked once, at the end of a turn that touched it.
+    deadline: Option<Instant>,
     /// Something happened to it in this turn.
     touched: bool,
     drained: bool,

@@ -49,7 +49,7 @@ impl Lane {
             }
             for index in 0..self.devices.len() {
                 let device = &mut self.devices[index];
-                if device.volume.poll_deadline().is_some_and(|at| at <= now) {
+                if device.deadline.is_some_and(|at| at <= now) {
                     device.volume.handle_timeout(now);
                     device.touched = true;
                 }
@@ -63,7 +63,7 @@ impl Lane {
 
     /// How long the ring may sleep.
     fn next_wait(&self, now: Instant) -> Option<Duration> {
-        let next = self.devices.iter().filter_map(|d| d.volume.poll_deadline()).min()?;
+        let next = self.devices.iter().filter_map(|d| d.deadline).min()?;
         Some(next - now)
     }
 
@@ -127,6 +127,7 @@ impl Lane {
             }
         }
         slots.paused.append(paused);
+        self.devices[index].deadline = self.devices[index].volume.poll_deadline();
     }
 
     fn act(&mut self, now: Instant, index: usize, action: Action) {
@@ -271,7 +272,9 @@ impl Lane {
         let mut volume = Volume::new(now, spec, self.id, shared, entropy);
         volume.set_clock(now, wall_clock());
         let index = Index::default();
-        self.devices.push(Device { volume, index, touched: true, drained: false, refused: 0 });
+        let device =
+            Device { volume, index, deadline: None, touched: true, drained: false, refused: 0 };
+        self.devices.push(device);
     }
 
     fn find(&self, name: &str) -> Option<usize> {
