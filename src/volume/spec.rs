@@ -89,6 +89,46 @@ pub struct Tunables {
     pub shared: bool,
     /// Allow LOGICAL UNIT RESET on a shared LUN.
     pub fence_reset: bool,
+    /// What a new session has to show before commands of its predecessor count as dead.
+    pub fence_proof: FenceProof,
+    /// Run through `/bin/sh -c` when nothing else proves a path's commands dead; exit 0 is a proof.
+    pub fence_command: Option<String>,
+    /// Bytes of acknowledged content kept for ranges that were released without a proof.
+    pub watch_memory: u64,
+    /// A path that owes an answer for less than this is never `suspect`.
+    pub suspect_after: Duration,
+    /// How often a suspect path is offered a read.
+    pub suspect_interval: Duration,
+    /// How often the LUN of an idle path is asked (TEST UNIT READY, RTPG where there is ALUA).
+    pub check_interval: Duration,
+    /// Deadline of a TCP connection.
+    pub connect_timeout: Duration,
+    /// Deadline of a login.
+    pub login_timeout: Duration,
+    /// First step of the reconnect back-off.
+    pub reconnect_min: Duration,
+    /// Its last step.
+    pub reconnect_max: Duration,
+    /// Longest time that a flapping path is kept out.
+    pub flap_penalty_max: Duration,
+    /// Answer to a task management function.
+    pub management_timeout: Duration,
+    /// Longest time in ALUA state transitioning where the target tells none.
+    pub alua_transition_timeout: Duration,
+    /// Send a slow read on a second path as well.
+    pub hedge_reads: bool,
+    /// `least-bytes`: a sequential stream stays on its path for this many bytes; 0 for never.
+    pub sticky_bytes: u64,
+}
+
+/// What proves that the commands of a lost session are dead, once its nexus is logged into again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FenceProof {
+    /// LOGICAL UNIT RESET answered on the new session.
+    #[default]
+    Reset,
+    /// The login alone (RFC 7143 section 6.3.5): only where the target was shown to keep it.
+    Reinstatement,
 }
 
 impl Default for Tunables {
@@ -108,6 +148,21 @@ impl Default for Tunables {
             trust_identity: false,
             shared: false,
             fence_reset: false,
+            fence_proof: FenceProof::Reset,
+            fence_command: None,
+            watch_memory: 16 << 20,
+            suspect_after: Duration::from_millis(20),
+            suspect_interval: Duration::from_millis(250),
+            check_interval: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(5),
+            login_timeout: Duration::from_secs(10),
+            reconnect_min: Duration::from_millis(100),
+            reconnect_max: Duration::from_secs(2),
+            flap_penalty_max: Duration::from_secs(60),
+            management_timeout: Duration::from_secs(30),
+            alua_transition_timeout: Duration::from_secs(60),
+            hedge_reads: true,
+            sticky_bytes: 0,
         }
     }
 }
