@@ -6,7 +6,8 @@ use crate::path::State;
 use mpio_target::{Pair, PairConfig};
 
 fn setup() -> Setup {
-    Setup { content_probe: true, ..Setup::default() }
+    let pair = PairConfig { blank: true, ..PairConfig::default() };
+    Setup { pair, content_probe: true, ..Setup::default() }
 }
 
 /// Writes something into the first blocks, as a partition table would be there.
@@ -17,7 +18,7 @@ fn label(pair: &Pair, seed: u64) {
 /// A world whose second portal leads to a unit of its own, under the same names.
 fn look_alikes(prepare: impl Fn(&Pair, &Pair)) -> (World, Pair) {
     let mut w = World::cold(setup());
-    let other = Pair::new(PairConfig::default()).expect("a pair");
+    let other = Pair::new(setup().pair).expect("a pair");
     w.nodes[1] = Some(other.node(1, 1));
     prepare(&w.pair, &other);
     (w, other)
@@ -126,7 +127,7 @@ fn a_unit_that_was_swapped_for_one_with_the_same_names_is_refused() {
     label(&w.pair, 1);
     w.until_active();
     let c = w.client();
-    let other = Pair::new(PairConfig::default()).expect("a pair");
+    let other = Pair::new(setup().pair).expect("a pair");
     label(&other, 2);
     w.kill(1);
     w.until_state(1, State::Failed);
