@@ -234,7 +234,7 @@ mod tests {
                         Copy::Reference => reference(now, lba),
                         Copy::Candidate => candidate(now, lba),
                     };
-                    now = now + Duration::from_micros(100);
+                    now += Duration::from_micros(100);
                     probe.handle(now, data);
                 }
                 Step::Wait(at) => now = at,

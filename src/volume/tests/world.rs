@@ -144,10 +144,7 @@ impl World {
             wwid: setup.wwid.clone(),
             policy: setup.policy,
             read_only: setup.read_only,
-            tunables: Tunables {
-                trust_identity: !setup.content_probe,
-                ..setup.tunables.clone()
-            },
+            tunables: Tunables { trust_identity: !setup.content_probe, ..setup.tunables.clone() },
             buffer_memory: setup.buffer_memory,
             lanes: setup.lanes,
         };
