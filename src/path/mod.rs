@@ -6,6 +6,7 @@
 //! yet proven dead. Both are pure: time is an argument, `poll_*` gives what is due.
 
 mod backoff;
+pub mod content;
 mod engine;
 mod events;
 mod failover;

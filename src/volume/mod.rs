@@ -23,6 +23,7 @@ pub mod admin;
 mod block_ops;
 mod clients;
 mod complete;
+mod content;
 mod dispatch;
 mod fencing;
 mod flush;
@@ -52,6 +53,7 @@ pub use clients::ClientId;
 use link::Link;
 use request::{Part, PartId, Request, RequestId};
 use shared::Shared;
+use smallvec::SmallVec;
 use spec::{DeviceSpec, PathSpec};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -154,6 +156,11 @@ pub struct Volume {
     unticketed: VecDeque<(RequestId, BlockRange)>,
     actions: VecDeque<Action>,
     dirty_links: PathSet,
+    /// Paths that are compared by what clients write.
+    content_waits: PathSet,
+    /// Some path is not known to show the device: what clients write is remembered in `written`.
+    content_open: bool,
+    written: SmallVec<[u64; crate::path::content::WRITTEN_MAX]>,
     dirty_clients: Vec<ClientId>,
     /// Payload bytes that clients hold, and those who wait for more, in order.
     payload_held: u64,
@@ -224,6 +231,9 @@ impl Volume {
             unticketed: VecDeque::new(),
             actions: VecDeque::with_capacity(64),
             dirty_links: PathSet::EMPTY,
+            content_waits: PathSet::EMPTY,
+            content_open: false,
+            written: SmallVec::new(),
             dirty_clients: Vec::with_capacity(16),
             payload_held: 0,
             blocked: VecDeque::new(),
@@ -253,6 +263,7 @@ impl Volume {
         let index = self.engine.add_path(now, spec.info())?;
         assert_eq!(index.get(), self.links.len(), "engine and links count together");
         self.links.push(Link::new(index, spec));
+        self.content_open = content::open(self);
         link::connect(self, index);
         Ok(index)
     }
