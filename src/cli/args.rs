@@ -2,6 +2,7 @@
 //! functions that read the configuration file.
 
 use crate::api::PathAction;
+use crate::path::WEIGHT_MAX;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -105,12 +106,20 @@ Example:
       --lun 1 --export tcp:127.0.0.1:10809 --policy round-robin";
 
 const POLICY_HELP: &str = "\
-Policies: failover (FOO), round-robin (RR), least-queue-depth (LQD, queue-length).
+Policies, with the names that they have elsewhere:
+  failover (FOO)                          the preferred path; another one when it is gone
+  round-robin (RR)                        every active path in turn
+  round-robin-subset (RRWS)               the optimized paths (ALUA) in turn
+  least-queue-depth (LQD, queue-length)   the path with the fewest commands in flight
+  least-bytes (LB, service-time)          the path with the fewest bytes in flight
+  weighted-paths (WP)                     shares by weight
+  latency                                 the path that answers soonest
+Weights of 0 to 100 count under least-queue-depth, least-bytes and weighted-paths; a path of weight 0 stands by.
 
 Examples:
   mpio policy vm0                     show it
   mpio policy vm0 failover --prefer a:ha1
-  mpio policy vm0 round-robin";
+  mpio policy vm0 weighted-paths --weight a:ha1=3 --weight b:ha1partner=1";
 
 const PATH_HELP: &str = "\
 Examples:
@@ -288,7 +297,7 @@ pub struct PolicyArgs {
     /// New policy; without, the present one is shown
     #[arg(value_name = "POLICY")]
     pub policy: Option<String>,
-    /// Weight of a path
+    /// Weight of a path, 0 to 100
     #[arg(long = "weight", value_name = "PATH=N", value_parser = weight)]
     pub weights: Vec<(String, u32)>,
     /// Path to prefer
@@ -340,8 +349,8 @@ impl From<PathActionArg> for PathAction {
 fn weight(text: &str) -> Result<(String, u32), String> {
     let parsed = text.rsplit_once('=').and_then(|(path, n)| Some((path, n.parse::<u32>().ok()?)));
     match parsed {
-        Some((path, n)) if !path.is_empty() && (1..=100).contains(&n) => Ok((path.to_owned(), n)),
-        _ => Err("a weight is written PATH=N, N from 1 to 100, such as a:ha1=3".to_owned()),
+        Some((path, n)) if !path.is_empty() && n <= WEIGHT_MAX => Ok((path.to_owned(), n)),
+        _ => Err(format!("a weight is written PATH=N, N from 0 to {WEIGHT_MAX}, such as a:ha1=3")),
     }
 }
 
@@ -410,7 +419,7 @@ mod tests {
             "mpio",
             "mpio serve",
             "mpio path vm0 a:ha1 destroy",
-            "mpio policy vm0 RR --weight a:ha1=0",
+            "mpio policy vm0 RR --weight a:ha1=101",
             "mpio attach --portal p --target t --lun x --export e",
             "mpio attach --portal p --target t --lun 1 --export e --chap-user u",
             "mpio config",

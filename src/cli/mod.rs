@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(
             policy,
             "arguments: invalid value 'a:ha1' for '--weight <PATH=N>': a weight is written PATH=N, \
-             N from 1 to 100, such as a:ha1=3; try: mpio --help"
+             N from 0 to 100, such as a:ha1=3; try: mpio --help"
         );
     }
 }

@@ -209,6 +209,7 @@ impl Volume {
             policy: spec.policy,
             failback: spec.tunables.failback,
             burst: Burst::default(),
+            sticky_bytes: spec.tunables.sticky_bytes,
             seed: u64::from_le_bytes(seed),
         };
         let engine = Engine::new(now, tuning);
