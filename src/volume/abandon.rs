@@ -90,8 +90,15 @@ pub(super) fn leave(v: &mut Volume, now: Instant, id: PartId) -> Key {
     };
     let key = v.stragglers.insert(straggler);
     let session = v.links[path.get()].session().expect("a flight has a session");
-    session.rename(tag, token(key));
+    let lives = session.rename(tag, token(key));
+    assert!(lives, "a part in flight has a command in its session");
     key
+}
+
+/// Whether the end of a flight is still to come, and not only to be told.
+pub(super) fn lives(v: &Volume, flight: &Flight) -> bool {
+    let session = v.links[flight.path.get()].session_ref();
+    session.is_some_and(|session| session.last_progress(flight.tag).is_some())
 }
 
 /// A write, or anything else that is past its deadline, is given up on a session that lives: ABORT TASK for
@@ -221,7 +228,11 @@ fn win(
     verb: PartVerb,
     data: Payload,
 ) {
-    if v.parts.get(id).is_some_and(|part| part.flight.is_some()) {
+    if let Some(flight) = v.parts.get(id).and_then(|part| part.flight) {
+        if !lives(v, &flight) {
+            // Both came in one receive: its own answer is the next event.
+            return;
+        }
         leave(v, now, id);
     }
     complete::good_answer(v, now, id, path, verb, data);

@@ -227,7 +227,7 @@ fn a_reset_is_felt_by_the_other_session_of_the_target() {
     let reads = [w.start_read(c, 80 * 512, 512), w.start_read(c, 90 * 512, 512)];
     w.run_ms(10);
     assert_eq!(w.node(0).held(), 3);
-    w.until("path 0 given up", |w| w.state(0) != State::Active);
+    w.until_state(0, State::Failed);
     w.portals[0].net = Net::Works;
     let from = w.now;
     for token in [first, write, reads[0], reads[1]] {

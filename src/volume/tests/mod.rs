@@ -17,6 +17,7 @@ mod chaos;
 mod clients;
 mod fence;
 mod flush;
+mod health;
 mod history;
 mod identity;
 mod paths;
