@@ -220,14 +220,7 @@ pub(super) fn done(v: &mut Volume, now: Instant, key: Key, completion: Completio
 }
 
 /// A good answer of a straggler that its part still waits for: what the part is in flight with is nobody's.
-fn win(
-    v: &mut Volume,
-    now: Instant,
-    id: PartId,
-    path: PathIndex,
-    verb: PartVerb,
-    data: Payload,
-) {
+fn win(v: &mut Volume, now: Instant, id: PartId, path: PathIndex, verb: PartVerb, data: Payload) {
     if let Some(flight) = v.parts.get(id).and_then(|part| part.flight) {
         if !lives(v, &flight) {
             // Both came in one receive: its own answer is the next event.

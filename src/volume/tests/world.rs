@@ -652,8 +652,11 @@ impl World {
         }
         for volume in &self.volumes {
             let stages: Vec<_> = volume.requests.iter().map(|(_, r)| (r.stage, r.live)).collect();
-            let left: Vec<_> =
-                volume.stragglers.iter().map(|(_, s)| (s.path, s.kind, s.started, s.overdue)).collect();
+            let left: Vec<_> = volume
+                .stragglers
+                .iter()
+                .map(|(_, s)| (s.path, s.kind, s.started, s.overdue))
+                .collect();
             out += &format!("requests {stages:?}\nstragglers {left:?}\n");
         }
         for notice in self.log.iter().rev().take(30).rev() {
