@@ -47,6 +47,17 @@ pub(super) struct Management {
     cmd_sn: Serial,
 }
 
+impl Management {
+    /// Whether it waits for an answer about this task.
+    pub(super) fn is_about(&self, tag: u32) -> bool {
+        self.live && self.function == tmf::ABORT_TASK && self.referenced == tag
+    }
+
+    pub(super) fn set_token(&mut self, token: u64) {
+        self.token = token;
+    }
+}
+
 /// The last commands that ended by task management. Their late PDUs are dropped: some targets send an
 /// answer that was on its way while they answered the management request.
 #[derive(Debug)]

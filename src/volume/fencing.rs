@@ -9,7 +9,7 @@
 use super::link::Phase;
 use super::request::{self, PartId};
 use super::table::Key;
-use super::{Level, Volume, probing};
+use super::{Level, Volume, abandon, probing};
 use crate::base::Instant;
 use crate::path::{Nexus, PathIndex, Proof};
 use crate::session::TaskTag;
@@ -82,6 +82,9 @@ pub(super) fn reset_answered(v: &mut Volume, now: Instant, path: PathIndex, resp
 
 /// Whether a reset of the unit was answered after this command was sent.
 pub(super) fn was_reset(v: &Volume, token: u64) -> bool {
+    if let Some(straggler) = abandon::key(token) {
+        return v.stragglers.get(straggler).is_some_and(|straggler| straggler.reset);
+    }
     let part = v.parts.get(Key::from_token(token));
     part.and_then(|part| part.flight).is_some_and(|flight| flight.reset)
 }
@@ -113,6 +116,10 @@ pub(super) fn abort_all_on(v: &mut Volume, now: Instant, target: &str, except: O
                 flight.tag
             })
             .collect();
+        for straggler in v.stragglers.values_mut().filter(|s| s.path == path) {
+            straggler.reset = true;
+            tags.push(straggler.tag);
+        }
         if let Phase::Probing(probing) = &v.links[path.get()].phase {
             tags.extend(probing.asked());
         }

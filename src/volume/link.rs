@@ -16,7 +16,7 @@ use crate::limits;
 use crate::path::identity::LogicalUnit;
 use crate::path::{Failure, PathIndex, State};
 use crate::session::{
-    self, AsyncEvent, CloseReason, Event, Kind, LoginError, Session, SessionError, TaskTag,
+    self, AsyncEvent, CloseReason, Event, Kind, LoginError, Session, SessionError,
 };
 use crate::wire::iscsi::TargetAddress;
 use crate::wire::iscsi::codes::{tmf, tmf_response};
@@ -86,6 +86,17 @@ pub(super) struct Link {
     pub(super) adopt_protection: bool,
     /// Since when the command window is closed with nothing in flight.
     closed_since: Option<Instant>,
+    /// READs and WRITEs in flight that have not accused the path, and since when there are any.
+    pub(super) owed: u32,
+    pub(super) owed_since: Instant,
+    /// When the socket last took bytes.
+    pub(super) taken_at: Instant,
+    /// Where the path hung, when it is asked next, and questions that are open.
+    pub(super) hung_at: u64,
+    pub(super) ask_at: Instant,
+    pub(super) asked: u32,
+    /// Stragglers past their deadline.
+    pub(super) overdue: u32,
     /// The last failure is one that only a change of configuration cures.
     pub(super) misconfigured: bool,
 }
@@ -116,6 +127,13 @@ impl Link {
             rechecking: false,
             adopt_protection: false,
             closed_since: None,
+            owed: 0,
+            owed_since: Instant::ZERO,
+            taken_at: Instant::ZERO,
+            hung_at: 0,
+            ask_at: Instant::MAX,
+            asked: 0,
+            overdue: 0,
             misconfigured: false,
             spec,
         }
@@ -143,12 +161,6 @@ impl Link {
             Phase::Up => self.session.as_ref().map_or(0, |s| s.room()),
             _ => 0,
         }
-    }
-
-    /// When the command last made progress.
-    pub(super) fn progress(&mut self, tag: TaskTag, started: Instant) -> Instant {
-        let progress = self.session.as_mut().and_then(|s| s.last_progress(tag));
-        progress.unwrap_or(started).max(started)
     }
 
     /// When something has to be done for this link.

@@ -18,6 +18,7 @@ mod clients;
 mod content;
 mod fence;
 mod flush;
+mod health;
 mod history;
 mod identity;
 mod paths;

@@ -312,7 +312,11 @@ impl World {
                 let Some(wire) = socket[lane][path.get()] else { return false };
                 let wire = &mut wires[wire];
                 let portal = &portals[wire.portal];
-                wire.send(*now + portal.delay, portal.send_buffer, tx)
+                let sent = wire.send(*now + portal.delay, portal.send_buffer, tx);
+                if sent {
+                    volumes[lane].handle_sent(*now, endpoint);
+                }
+                sent
             }
             Endpoint::Client(id) => {
                 let peer = peers.iter_mut().find(|(l, p)| *l == lane && p.id == Some(id));
@@ -649,6 +653,15 @@ impl World {
         for (index, _) in self.portals.iter().enumerate() {
             out += &format!("path {index}: {} {}\n", self.state(index), self.reason(index));
         }
+        for volume in &self.volumes {
+            let stages: Vec<_> = volume.requests.iter().map(|(_, r)| (r.stage, r.live)).collect();
+            let left: Vec<_> = volume
+                .stragglers
+                .iter()
+                .map(|(_, s)| (s.path, s.kind, s.started, s.overdue))
+                .collect();
+            out += &format!("requests {stages:?}\nstragglers {left:?}\n");
+        }
         for notice in self.log.iter().rev().take(30).rev() {
             out +=
                 &format!("{:?} {:?} {}: {}\n", notice.level, notice.path, notice.what, notice.why);
@@ -769,7 +782,9 @@ impl World {
             }
         }
         self.until("the clients gone", |w| w.peers.iter().all(|(_, p)| p.id.is_none()));
-        self.until("nothing left", |w| w.volumes.iter().all(|v| v.requests.len() == 0));
+        self.until("nothing left", |w| {
+            w.volumes.iter().all(|v| v.requests.len() == 0 && v.stragglers.len() == 0)
+        });
         for volume in &self.volumes {
             assert_eq!(volume.parts.len(), 0, "parts are left");
             assert_eq!(volume.clients.len(), 0, "clients are left");
