@@ -48,6 +48,17 @@ pub(super) struct Management {
     deadline: Instant,
 }
 
+impl Management {
+    /// Whether it waits for an answer about this task.
+    pub(super) fn is_about(&self, tag: u32) -> bool {
+        self.live && self.function == tmf::ABORT_TASK && self.referenced == tag
+    }
+
+    pub(super) fn set_token(&mut self, token: u64) {
+        self.token = token;
+    }
+}
+
 /// The last tags that are over for us and perhaps not for the target: of commands that ended by task
 /// management (some targets send an answer that was on its way while they answered the management request),
 /// and of task management requests that were given up. Their late PDUs are dropped.
@@ -140,8 +151,8 @@ impl Session {
     /// [`Event::TaskManagement`] with the command's token. `false` when there is nothing to abort, or one is
     /// out for it already.
     pub fn abort(&mut self, now: Instant, task: TaskTag) -> bool {
-        let out = |m: &Management| m.live && m.referenced == task.0;
-        if self.state != State::FullFeature || self.managements.iter().any(out) {
+        let out = self.managements.iter().any(|m| m.is_about(task.0));
+        if self.state != State::FullFeature || out {
             return false;
         }
         let Some(found) = self.tasks.get(task.0) else { return false };

@@ -48,7 +48,7 @@ pub use event::{
 pub use negotiate::Negotiated;
 pub use timer::Deadline;
 
-use crate::base::{Duration, Instant, Serial, TxQueue};
+use crate::base::{Duration, Instant, Payload, Serial, TxQueue};
 use crate::limits;
 use crate::wire::iscsi::request::LoginRequest;
 use crate::wire::iscsi::{Deframer, Framer};
@@ -58,7 +58,7 @@ use login::Login;
 use manage::{Concluded, Management};
 use receive::Incoming;
 use std::collections::VecDeque;
-use task::Tasks;
+use task::{Tasks, Way};
 use transfer::{Rules, Transfer};
 use window::Window;
 
@@ -150,6 +150,8 @@ pub struct Session {
     /// Answers to pings of the target since the transmit queue was last empty.
     pongs: u32,
     last_received: Instant,
+    /// When the target last moved any command on.
+    last_moved: Instant,
     /// Since when an answer has been owed without a break.
     owed_since: Instant,
     /// End of the login, or of the logout.
@@ -198,6 +200,7 @@ impl Session {
             generation,
             pongs: 0,
             last_received: Instant::ZERO,
+            last_moved: Instant::ZERO,
             owed_since: Instant::ZERO,
             phase_deadline: Instant::MAX,
             logout_due: None,
@@ -294,6 +297,36 @@ impl Session {
     #[must_use]
     pub fn last_progress(&self, tag: TaskTag) -> Option<Instant> {
         self.tasks.peek(tag.0).map(|task| task.progress)
+    }
+
+    /// Whether some of what a live command has to send has not been handed to the kernel.
+    #[must_use]
+    pub fn awaits_socket(&self, tag: TaskTag) -> bool {
+        let handed = self.tx.handed();
+        self.tasks.peek(tag.0).is_some_and(|task| task.queued > 0 || handed <= task.start)
+    }
+
+    /// When the target last moved any command on: an answer, data, an R2T. Pings do not count.
+    #[must_use]
+    pub fn last_moved(&self) -> Instant {
+        self.last_moved
+    }
+
+    /// Gives a live command another name: its end is told under that one.
+    pub fn rename(&mut self, tag: TaskTag, token: u64) {
+        let Some(task) = self.tasks.get(tag.0) else { return };
+        task.token = token;
+        for m in self.managements.iter_mut().filter(|m| m.is_about(tag.0)) {
+            m.set_token(token);
+        }
+    }
+
+    /// Nobody wants the data of this read any more: what came is let go, what comes is dropped.
+    pub fn discard(&mut self, tag: TaskTag) {
+        if let Some(task) = self.tasks.get(tag.0).filter(|task| task.way == Way::Read) {
+            task.unwanted = true;
+            task.data = Payload::new();
+        }
     }
 
     /// Whether a byte of a live command was handed to the kernel, so that it may execute.

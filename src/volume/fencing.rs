@@ -13,27 +13,15 @@
 //!
 //! Without any of them the range is given up after `fence_timeout`, in mode `overlap` only.
 
-use super::link::Phase;
+use super::link::{FENCE, Phase};
 use super::request::{self, PartId};
 use super::resets::{UnitKey, Waiting};
 use super::spec::FenceProof;
 use super::table::Key;
-use super::{Level, Volume, probing};
+use super::{Level, Volume, abandon, probing};
 use crate::base::Instant;
 use crate::path::{Nexus, PathIndex, Proof};
 use crate::session::TaskTag;
-
-/// Slot of a reset's token: no part has it, since no table slot is that high. The other half is its number.
-const RESET_SLOT: u32 = u32::MAX - 1;
-
-fn token_of(serial: u32) -> u64 {
-    u64::from(serial) << 32 | u64::from(RESET_SLOT)
-}
-
-/// Whether a token is one of a reset.
-pub(super) const fn is_reset(token: u64) -> bool {
-    token as u32 == RESET_SLOT
-}
 
 /// The nexus of a path's present session on this lane.
 pub(super) fn nexus(v: &Volume, path: PathIndex) -> Nexus {
@@ -126,7 +114,7 @@ fn run_reset(v: &mut Volume, now: Instant, path: PathIndex) {
     let Some(serial) = v.shared.resets().begin(now, &key, nexus(v, path), patience) else { return };
     let link = &mut v.links[path.get()];
     let session = link.session.as_mut().expect("only a session that is logged in resets");
-    if session.reset_logical_unit(now, key.lun, token_of(serial)) {
+    if session.reset_logical_unit(now, key.lun, FENCE) {
         link.reset = Some((serial, now));
         v.mark_link(path);
     } else {
@@ -135,18 +123,8 @@ fn run_reset(v: &mut Volume, now: Instant, path: PathIndex) {
 }
 
 /// A reset was answered.
-pub(super) fn reset_answered(
-    v: &mut Volume,
-    now: Instant,
-    path: PathIndex,
-    token: u64,
-    response: u8,
-) {
-    let serial = (token >> 32) as u32;
-    let link = &mut v.links[path.get()];
-    if link.reset.take_if(|(own, _)| *own == serial).is_none() {
-        return;
-    }
+pub(super) fn reset_answered(v: &mut Volume, now: Instant, path: PathIndex, response: u8) {
+    let Some((serial, _)) = v.links[path.get()].reset.take() else { return };
     let key = unit_key(v, path);
     if response != 0 {
         v.shared.resets().failed(&key, serial);
@@ -180,9 +158,8 @@ pub(super) fn reset_answered(
 }
 
 /// A reset had no answer for `management_timeout`: another one may be sent, by whoever comes first.
-pub(super) fn reset_unanswered(v: &mut Volume, path: PathIndex, token: u64) {
-    let serial = (token >> 32) as u32;
-    v.links[path.get()].reset.take_if(|(own, _)| *own == serial);
+pub(super) fn reset_unanswered(v: &mut Volume, path: PathIndex) {
+    let Some((serial, _)) = v.links[path.get()].reset.take() else { return };
     let key = unit_key(v, path);
     v.shared.resets().failed(&key, serial);
 }
@@ -254,6 +231,9 @@ pub(super) fn hung_units(v: &mut Volume, now: Instant) {
 
 /// Whether a reset of the unit was answered after this command was sent.
 pub(super) fn was_reset(v: &Volume, token: u64) -> bool {
+    if let Some(straggler) = abandon::key(token) {
+        return v.stragglers.get(straggler).is_some_and(|straggler| straggler.reset);
+    }
     let part = v.parts.get(Key::from_token(token));
     part.and_then(|part| part.flight).is_some_and(|flight| flight.reset)
 }
@@ -285,6 +265,10 @@ pub(super) fn abort_all_on(v: &mut Volume, now: Instant, target: &str, except: O
                 flight.tag
             })
             .collect();
+        for straggler in v.stragglers.values_mut().filter(|s| s.path == path) {
+            straggler.reset = true;
+            tags.push(straggler.tag);
+        }
         if let Phase::Probing(probing) = &v.links[path.get()].phase {
             tags.extend(probing.asked());
         }

@@ -16,7 +16,7 @@ use crate::limits;
 use crate::path::identity::LogicalUnit;
 use crate::path::{Failure, PathIndex, State};
 use crate::session::{
-    self, AsyncEvent, CloseReason, Event, Kind, LoginError, Session, SessionError, TaskTag,
+    self, AsyncEvent, CloseReason, Event, Kind, LoginError, Session, SessionError,
 };
 use crate::wire::iscsi::TargetAddress;
 use crate::wire::iscsi::codes::{tmf, tmf_response};
@@ -90,12 +90,25 @@ pub(super) struct Link {
     pub(super) adopt_protection: bool,
     /// Since when the command window is closed with nothing in flight.
     closed_since: Option<Instant>,
+    /// READs and WRITEs in flight that have not accused the path, and since when there are any.
+    pub(super) owed: u32,
+    pub(super) owed_since: Instant,
+    /// When the socket last took bytes.
+    pub(super) taken_at: Instant,
+    /// Where the path hung, when it is asked next, and questions that are open.
+    pub(super) hung_at: u64,
+    pub(super) ask_at: Instant,
+    pub(super) asked: u32,
+    /// Stragglers past their deadline.
+    pub(super) overdue: u32,
     /// The last failure is one that only a change of configuration cures.
     pub(super) misconfigured: bool,
 }
 
 /// Token of a probe's command: no part has it, since no table slot is that high.
 pub(super) const PROBE: u64 = u64::MAX;
+/// Token of LOGICAL UNIT RESET; a session has one out at most.
+pub(super) const FENCE: u64 = u64::MAX - 1;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -121,6 +134,13 @@ impl Link {
             rechecking: false,
             adopt_protection: false,
             closed_since: None,
+            owed: 0,
+            owed_since: Instant::ZERO,
+            taken_at: Instant::ZERO,
+            hung_at: 0,
+            ask_at: Instant::MAX,
+            asked: 0,
+            overdue: 0,
             misconfigured: false,
             spec,
         }
@@ -148,12 +168,6 @@ impl Link {
             Phase::Up => self.session.as_ref().map_or(0, |s| s.room()),
             _ => 0,
         }
-    }
-
-    /// When the command last made progress.
-    pub(super) fn progress(&mut self, tag: TaskTag, started: Instant) -> Instant {
-        let progress = self.session.as_mut().and_then(|s| s.last_progress(tag));
-        progress.unwrap_or(started).max(started)
     }
 
     /// When something has to be done for this link.
@@ -473,12 +487,10 @@ fn event_(v: &mut Volume, now: Instant, path: PathIndex, event: Event) {
         }
         Event::LoggedIn => logged_in(v, now, path),
         Event::LoginFailed(error) => login_failed(v, now, path, &error),
-        Event::TaskManagement { token, response, .. } if fencing::is_reset(token) => {
-            fencing::reset_answered(v, now, path, token, response);
+        Event::TaskManagement { token: FENCE, response, .. } => {
+            fencing::reset_answered(v, now, path, response);
         }
-        Event::TaskManagementTimedOut { token, .. } if fencing::is_reset(token) => {
-            fencing::reset_unanswered(v, path, token);
-        }
+        Event::TaskManagementTimedOut { token: FENCE, .. } => fencing::reset_unanswered(v, path),
         Event::TaskManagement { .. } | Event::TaskManagementTimedOut { .. } => {}
         Event::LogoutRequested { within } => {
             let why = format!("the target asked for a logout within {within:?}");

@@ -19,6 +19,7 @@
 //!
 //! Deliberately not here: sockets, clocks, threads. The lane and the simulator drive the same code.
 
+mod abandon;
 pub mod admin;
 mod block_ops;
 mod clients;
@@ -26,6 +27,7 @@ mod complete;
 mod dispatch;
 mod fencing;
 mod flush;
+mod health;
 mod link;
 mod memory;
 pub mod probe;
@@ -47,6 +49,7 @@ use crate::path::{
     BlockRange, Burst, Engine, PathIndex, PathSet, Stamp, State, TooManyPaths, Tuning,
 };
 use crate::stats::IoStats;
+use abandon::Straggler;
 use bytes::Bytes;
 use clients::Client;
 pub use clients::ClientId;
@@ -137,6 +140,11 @@ pub struct Volume {
     clients: Table<Client>,
     requests: Table<Request>,
     parts: Table<Part>,
+    /// Commands that no part is in flight with.
+    stragglers: Table<Straggler>,
+    /// Paths with READs or WRITEs in flight that have not accused them.
+    owing: PathSet,
+    scratch: Vec<(Instant, PartId)>,
     /// The logical unit once one path has shown it.
     unit: Option<Arc<LogicalUnit>>,
     /// Blocks per READ or WRITE: what every path seen so far takes.
@@ -215,6 +223,9 @@ impl Volume {
             clients: Table::with_capacity(8),
             requests: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             parts: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
+            stragglers: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
+            owing: PathSet::EMPTY,
+            scratch: Vec::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             unit: None,
             transfer_step: u32::MAX,
             ready: VecDeque::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
@@ -305,7 +316,7 @@ impl Volume {
         match endpoint {
             // A session makes the data of long writes as it is sent: it is asked for more when the
             // driver takes the next send.
-            Endpoint::Path(_) => {}
+            Endpoint::Path(path) => self.links[path.get()].taken_at = now,
             Endpoint::Client(client) => clients::sent(self, now, client),
         }
     }
@@ -321,6 +332,7 @@ impl Volume {
     /// Everything whose time has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         link::timeouts(self, now);
+        health::timeouts(self, now);
         clients::timeouts(self, now);
         dispatch::delayed(self, now);
         if now >= self.next_tick {
@@ -339,7 +351,7 @@ impl Volume {
             );
             self.notice(now, Level::Error, None, "unproven", &why);
         }
-        complete::command_timeouts(self, now);
+        health::tick(self, now);
         dispatch::no_path(self, now);
         fencing::hung_units(self, now);
         fencing::retry(self, now);
@@ -412,6 +424,7 @@ impl Volume {
                 next = next.min(self.engine.retry_at(link.index).unwrap_or(Instant::MAX));
             }
         }
+        next = next.min(health::deadline(self));
         next = next.min(self.engine.failback_deadline().unwrap_or(Instant::MAX));
         for (_, client) in self.clients.iter() {
             next = next.min(client.connection.poll_deadline().unwrap_or(Instant::MAX));
@@ -427,6 +440,7 @@ impl Volume {
 
     fn needs_tick(&self) -> bool {
         self.parts.len() > 0
+            || self.stragglers.len() > 0
             || self.draining.as_ref().is_some_and(|d| !d.reported)
             || self.engine.down_since().is_some()
             || clients::any_waits(self)

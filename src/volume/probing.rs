@@ -2,7 +2,7 @@
 
 use super::link::{self, Link, PROBE, Phase, Retry, Then, where_};
 use super::probe::{self, Probe};
-use super::{Level, Volume, clients, transfer};
+use super::{Level, Volume, clients, health, transfer};
 use crate::base::{Duration, Instant};
 use crate::path::identity::LogicalUnit;
 use crate::path::verdict::{Actions, Outcome};
@@ -201,6 +201,7 @@ fn in_service(
     let why = where_(link);
     v.engine.transition(now, path, State::Active, &why);
     v.notice(now, Level::Info, Some(path), "active", &why);
+    health::back(v, now, path);
     if before.is_none() {
         clients::answer_open(v, now);
     } else if before != after {

@@ -36,6 +36,7 @@ fn doubtful(w: &mut World, c: usize) {
     w.run_ms(100);
     assert_eq!(w.node(0).held(), 1);
     w.portals[0].net = Net::Refuses;
+    w.node(0).reset_connections();
     w.answer(c, token).expect("repeated on the other path");
     w.faults(0).clear();
     let fences = w.volume().snapshot().fences;
@@ -130,7 +131,10 @@ fn without_the_fence_nothing_is_held_and_nothing_is_reset() {
     let c = w.client();
     w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute));
     hang_writes(&w, 0);
-    w.write(c, 0, &pattern(1, 4096)).expect("repeated on the other path");
+    let token = w.start_write(c, 0, pattern(1, 4096));
+    w.run_ms(100);
+    w.node(0).reset_connections();
+    w.answer(c, token).expect("repeated on the other path");
     w.faults(0).remove("hang");
     w.until_active();
     w.write(c, 0, &pattern(2, 4096)).expect("at once");
@@ -152,6 +156,7 @@ fn strict_tells_nobody_before_the_proof() {
     let token = w.start_write(c, 0, pattern(1, 4096));
     w.run_ms(100);
     w.portals[0].net = Net::Refuses;
+    w.node(0).reset_connections();
     w.run(Duration::from_secs(100));
     assert_eq!(w.executed(1, WRITE_10), 1, "repeated");
     assert!(!w.is_done(c, token), "and not told");
@@ -250,6 +255,8 @@ fn a_reset_is_felt_by_the_other_lane() {
     let other = w.start_write(b, 65_536, pattern(2, 4096));
     // An overlapping write of the other lane is held by the first one's doubt.
     let overlapping = w.start_write(b, 0, pattern(3, 4096));
+    w.run_ms(10);
+    w.node(0).reset_connections();
     w.answer(a, first).expect("repeated");
     w.answer(b, other).expect("repeated");
     w.answer(b, overlapping).expect("after the proof");

@@ -309,7 +309,11 @@ impl World {
                 let Some(wire) = socket[lane][path.get()] else { return false };
                 let wire = &mut wires[wire];
                 let portal = &portals[wire.portal];
-                wire.send(*now + portal.delay, portal.send_buffer, tx)
+                let sent = wire.send(*now + portal.delay, portal.send_buffer, tx);
+                if sent {
+                    volumes[lane].handle_sent(*now, endpoint);
+                }
+                sent
             }
             Endpoint::Client(id) => {
                 let peer = peers.iter_mut().find(|(l, p)| *l == lane && p.id == Some(id));
@@ -766,7 +770,9 @@ impl World {
             }
         }
         self.until("the clients gone", |w| w.peers.iter().all(|(_, p)| p.id.is_none()));
-        self.until("nothing left", |w| w.volumes.iter().all(|v| v.requests.len() == 0));
+        self.until("nothing left", |w| {
+            w.volumes.iter().all(|v| v.requests.len() == 0 && v.stragglers.len() == 0)
+        });
         for volume in &self.volumes {
             assert_eq!(volume.parts.len(), 0, "parts are left");
             assert_eq!(volume.clients.len(), 0, "clients are left");
