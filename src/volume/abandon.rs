@@ -213,14 +213,7 @@ pub(super) fn done(v: &mut Volume, now: Instant, key: Key, completion: Completio
 }
 
 /// A good answer of a straggler that its part still waits for: what the part is in flight with is nobody's.
-fn win(
-    v: &mut Volume,
-    now: Instant,
-    id: PartId,
-    path: PathIndex,
-    verb: PartVerb,
-    data: Payload,
-) {
+fn win(v: &mut Volume, now: Instant, id: PartId, path: PathIndex, verb: PartVerb, data: Payload) {
     if v.parts.get(id).is_some_and(|part| part.flight.is_some()) {
         leave(v, now, id);
     }

@@ -201,12 +201,7 @@ fn limit(v: &Volume, verb: PartVerb, path: PathIndex) -> Duration {
     };
     let tunables = &v.spec.tunables;
     let last = v.engine.is_last(path);
-    command_timeout(
-        class,
-        last,
-        tunables.command_timeout,
-        tunables.last_path_command_timeout,
-    )
+    command_timeout(class, last, tunables.command_timeout, tunables.last_path_command_timeout)
 }
 
 /// Since when a command has not moved: data or an R2T came for it, or the socket took some of what it has to

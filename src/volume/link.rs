@@ -198,6 +198,11 @@ impl Link {
         matches!(self.phase, Phase::Up | Phase::Probing(_))
     }
 
+    /// Whether its target has let it in, and it is not known to be gone.
+    pub(super) fn is_logged_in(&self) -> bool {
+        matches!(self.phase, Phase::LoggingOut { .. } | Phase::Fencing) || self.is_served()
+    }
+
     /// Whether its session lives, or may come to.
     pub(super) fn has_socket(&self) -> bool {
         !matches!(self.phase, Phase::Waiting | Phase::Closing { .. } | Phase::Disabled)

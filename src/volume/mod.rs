@@ -25,6 +25,7 @@ mod block_ops;
 mod clients;
 mod complete;
 mod dispatch;
+pub mod doubts;
 mod fencing;
 mod flush;
 mod health;

@@ -164,6 +164,16 @@ pub enum FenceMode {
     Off,
 }
 
+impl core::fmt::Display for FenceMode {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            FenceMode::Overlap => "overlap",
+            FenceMode::Strict => "strict",
+            FenceMode::Off => "off",
+        })
+    }
+}
+
 /// The settings of a ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fence {

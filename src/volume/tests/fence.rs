@@ -4,7 +4,8 @@
 use super::wire::Net;
 use super::world::{Setup, World, pattern};
 use crate::base::Duration;
-use crate::path::{FenceMode, Policy, State};
+use crate::path::{BlockRange, FenceMode, Policy, State};
+use crate::volume::admin::AdminError;
 use crate::volume::spec::{FenceProof, Tunables};
 use mpio_target::faults::Commands;
 use mpio_target::{Fault, PairConfig, Rule};
@@ -414,9 +415,8 @@ fn one_reset_frees_every_lane() {
     let clients = [w.client(), w.client_on(1)];
     w.faults(0).set("hang", Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 1024));
     let offsets = [0, 65_536];
-    let first: Vec<u64> = (0..2)
-        .map(|n| w.start_write(clients[n], offsets[n], pattern(n as u64, 4096)))
-        .collect();
+    let first: Vec<u64> =
+        (0..2).map(|n| w.start_write(clients[n], offsets[n], pattern(n as u64, 4096))).collect();
     w.run_ms(100);
     w.portals[0].net = Net::Refuses;
     w.node(0).reset_connections();
@@ -439,5 +439,46 @@ fn one_reset_frees_every_lane() {
     assert_eq!(w.node(0).held(), 0);
     let told: Vec<_> = w.log.iter().filter(|n| n.what == "fenced").collect();
     assert!(told.len() <= 2, "{told:?}");
+    w.finish();
+}
+
+/// Proof 3: an administrator's word, refused while the path is logged in.
+#[test]
+fn a_word_for_a_node_that_is_off_frees_what_was_sent_there() {
+    let tunables = Tunables { fence_timeout: Duration::MAX, ..Tunables::default() };
+    let mut w = World::new(setup(tunables));
+    let c = w.client();
+    w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute));
+    hang_one(&w, 0);
+    let token = w.start_write(c, 0, pattern(1, 4096));
+    w.answer(c, token).expect("repeated on the other path");
+    let second = w.start_write(c, 512, pattern(2, 4096));
+    w.run(Duration::from_secs(5));
+    let now = w.now;
+    let doubts = w.volume().doubts(now);
+    assert_eq!(doubts.len(), 1, "{doubts:?}");
+    let doubt = &doubts[0];
+    assert_eq!((doubt.range, doubt.path.as_str()), (BlockRange::new(0, 8).expect("8"), "a:0"));
+    assert!(doubt.age > Duration::from_secs(4) && doubt.answered && doubt.copies == 1);
+    assert!(doubt.trying.starts_with("LOGICAL UNIT RESET sent on its own"), "{}", doubt.trying);
+    let lives = w.volume().confirm_dead(now, "a:0", false);
+    assert!(matches!(lives, Err(AdminError::PathLives { .. })), "{lives:?}");
+    assert!(!w.is_done(c, second));
+    w.portals[0].net = Net::Refuses;
+    w.kill(0);
+    w.run_ms(500);
+    let now = w.now;
+    assert!(w.volume().doubts(now)[0].trying.contains("connection refused"));
+    assert!(w.volume().confirm_dead(now, "z:9", false).is_err());
+    assert!(w.volume().confirm_dead(now, "b:1", true).is_err(), "that one lives");
+    assert_eq!(w.volume().confirm_dead(now, "a:0", true), Ok(0));
+    assert!(!w.is_done(c, second), "only asked");
+    assert_eq!(w.volume().confirm_dead(now, "a:0", false), Ok(1));
+    w.answer(c, second).expect("goes on");
+    assert_eq!(w.volume().snapshot().fences.proven, 1);
+    w.faults(0).clear();
+    w.start(0);
+    w.portals[0].net = Net::Works;
+    w.until_active();
     w.finish();
 }
