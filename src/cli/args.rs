@@ -70,6 +70,9 @@ pub enum Command {
     /// Take a path out, or back
     #[command(after_help = PATH_HELP)]
     Path(PathArgs),
+    /// Show blocks whose old writes may still land, or vouch that a node is off
+    #[command(after_help = FENCE_HELP)]
+    Fence(FenceArgs),
 }
 
 const DEMO_HELP: &str = "\
@@ -126,6 +129,18 @@ Examples:
   mpio path vm0 a:ha1 disable         drain it and log out; no error reaches a client
   mpio path vm0 a:ha1 enable
   mpio path vm0 a:ha1 recheck         read identity and readiness again, reconnect at once";
+
+const FENCE_HELP: &str = "\
+A write that was given up on a path may still be executed there. Its blocks stay taken until that is
+proven impossible: writes that overlap them wait, reads and all other writes go on.
+
+confirm-dead is your word that the node behind PATH is off, or has lost all that it was ever sent. It
+is refused while PATH is logged in. If it is not true, an old write can land over newer data.
+
+Examples:
+  mpio fence vm0                      ranges in doubt: which, how old, by which path, what is tried
+  mpio fence vm0 list --json
+  mpio fence vm0 confirm-dead a:ha1   after the node of a:ha1 was switched off";
 
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -344,6 +359,33 @@ impl From<PathActionArg> for PathAction {
             PathActionArg::Recheck => PathAction::Recheck,
         }
     }
+}
+
+/// `fence`.
+#[derive(Debug, Args)]
+pub struct FenceArgs {
+    /// Device
+    #[arg(value_name = "DEVICE")]
+    pub device: String,
+    /// What to do; without, the ranges are listed.
+    #[command(subcommand)]
+    pub action: Option<FenceAction>,
+    /// One JSON object
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What `fence` does.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum FenceAction {
+    /// Show ranges in doubt
+    List,
+    /// The node behind a path is off: what was sent there is dead
+    ConfirmDead {
+        /// Path, such as a:ha1
+        #[arg(value_name = "PATH")]
+        path: String,
+    },
 }
 
 fn weight(text: &str) -> Result<(String, u32), String> {

@@ -26,6 +26,7 @@ mod clients;
 mod complete;
 mod content;
 mod dispatch;
+pub mod doubts;
 mod fencing;
 mod flush;
 mod health;
@@ -34,6 +35,7 @@ mod memory;
 pub mod probe;
 mod probing;
 mod request;
+pub mod resets;
 mod service;
 pub mod shared;
 pub mod spec;
@@ -353,7 +355,7 @@ impl Volume {
     }
 
     fn tick(&mut self, now: Instant) {
-        let unproven = self.shared.ledger().handle_timeout(now);
+        let unproven = self.shared.ledger().handle_timeout(now, |_| true);
         if unproven > 0 {
             request::wake_lanes(self);
             let why = format!(
@@ -364,6 +366,7 @@ impl Volume {
         }
         health::tick(self, now);
         dispatch::no_path(self, now);
+        fencing::hung_units(self, now);
         fencing::retry(self, now);
         self.advance_drain(now);
     }
@@ -454,8 +457,9 @@ impl Volume {
             || self.draining.as_ref().is_some_and(|d| !d.reported)
             || self.engine.down_since().is_some()
             || clients::any_waits(self)
-            || self.shared.ledger().poll_deadline().is_some()
+            || self.shared.ledger().counters().pending > 0
             || self.held > 0
+            || self.links.iter().any(|link| matches!(link.phase, link::Phase::Fencing))
             || !self.unticketed.is_empty()
     }
 

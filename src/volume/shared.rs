@@ -1,6 +1,7 @@
 //! What the lanes of one device share: taken ranges, flush marks, what the unit was found to be and what
 //! it has refused. Everything here is rare or one short critical section per write.
 
+use super::resets::Resets;
 use crate::limits::PATHS_PER_DEVICE_MAX;
 use crate::path::identity::{LogicalUnit, Mismatch, compare, compare_again};
 use crate::path::{Ledger, Owner, PathIndex, PathSet, Settled, TicketId};
@@ -27,6 +28,8 @@ struct Outcomes {
 /// One per device, shared by its lanes.
 pub struct Shared {
     ledger: Mutex<Ledger>,
+    /// Who sends LOGICAL UNIT RESET. Never taken together with another lock.
+    resets: Mutex<Resets>,
     /// The unit, and the path that showed it first.
     unit: Mutex<Option<(Arc<LogicalUnit>, PathIndex)>>,
     /// Paths whose content was found to be the device's.
@@ -49,6 +52,7 @@ impl Shared {
     pub fn new(ledger: Ledger) -> Shared {
         Shared {
             ledger: Mutex::new(ledger),
+            resets: Mutex::new(Resets::default()),
             unit: Mutex::new(None),
             content: Mutex::new(PathSet::EMPTY),
             acknowledged: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
@@ -66,6 +70,11 @@ impl Shared {
     /// methods check before they change.
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who sends LOGICAL UNIT RESET to which unit.
+    pub fn resets(&self) -> MutexGuard<'_, Resets> {
+        self.resets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Moves what the ledger has decided to where its lanes find it, and names the lanes.
