@@ -6,6 +6,7 @@
 
 mod admin;
 pub mod args;
+mod bench;
 pub mod client;
 mod config_check;
 mod demo;
@@ -75,6 +76,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status(args) => status::run(&args, control),
         Command::Policy(args) => admin::policy(&args, control),
         Command::Path(args) => admin::path(args, control),
+        Command::Bench(args) => bench::run(&args, control),
     }
 }
 
