@@ -11,6 +11,7 @@ pub mod client;
 mod config_check;
 mod demo;
 mod discover;
+mod html;
 mod nbd_client;
 mod output;
 mod serve;

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::thread::{Scope, ScopedJoinHandle};
+use std::time::{Duration, SystemTime};
 
 /// One second, nanoseconds.
 const SECOND: u64 = 1_000_000_000;
@@ -77,6 +78,8 @@ pub struct Run {
     pub tally: Tally,
     /// Measured time, seconds; shorter than asked for when it was interrupted.
     pub seconds: f64,
+    /// When measuring began.
+    pub began: SystemTime,
     /// It was.
     pub interrupted: bool,
     /// Processor time of the generator in the measured time, nanoseconds.
@@ -106,6 +109,12 @@ impl Run {
     #[must_use]
     pub fn mb_per_s(&self) -> f64 {
         self.iops() * f64::from(self.load.size) / 1e6
+    }
+
+    /// Latency that 99 % of the requests did not exceed, nanoseconds.
+    #[must_use]
+    pub fn p99(&self) -> u64 {
+        self.tally.latencies.all().value_at_quantile(0.99)
     }
 
     /// Nanoseconds of processor time as microseconds per request.
@@ -234,6 +243,8 @@ struct Watch<'a> {
     samples: Vec<Sample>,
     /// When it was interrupted, nanoseconds of the run's clock.
     interrupted: Option<u64>,
+    /// Wall clock at the planned begin of measuring.
+    began: SystemTime,
     /// When the last thread was seen to have ended.
     ended: u64,
     answered: u64,
@@ -250,6 +261,7 @@ impl<'a> Watch<'a> {
             cpu_readings: 0,
             samples: Vec::new(),
             interrupted: None,
+            began: SystemTime::now() + Duration::from_secs(load.ramp),
             ended: 0,
             answered: 0,
         }
@@ -281,9 +293,11 @@ impl<'a> Watch<'a> {
             tick = if now >= until { u64::MAX } else { tick + SECOND };
         }
         self.ended = shared.now();
-        if self.cpu_readings < 2 {
+        match self.cpu_readings {
+            0 => self.cpu.clear(),
             // It broke; what it took until then is better than nothing.
-            self.read_cpu();
+            1 => self.read_cpu(),
+            _ => {}
         }
         output::progress_end();
         self
@@ -337,6 +351,7 @@ impl<'a> Watch<'a> {
             load: load.clone(),
             tally,
             seconds,
+            began: self.began,
             interrupted: self.interrupted.is_some(),
             generator_cpu,
             other_cpu: self.cpu,

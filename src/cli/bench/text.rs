@@ -1,6 +1,7 @@
 //! A run as text for people and as one JSON object for scripts.
 
 use super::latency::{Kind, SHOWN};
+use super::per_path::{Variant, Varied, best};
 use super::run::Run;
 use crate::cli::output::table;
 use hdrhistogram::Histogram;
@@ -134,4 +135,64 @@ fn latency_json(histogram: &Histogram<u64>) -> Value {
 /// Three decimals are enough for everybody.
 fn round(x: f64) -> f64 {
     (x * 1e3).round() / 1e3
+}
+
+/// The series of `--per-path` as rows of one table.
+#[must_use]
+pub fn series_rows(runs: &[Varied]) -> Vec<Vec<String>> {
+    let head = ["", "IOPS", "MB/s", "mean", "p50", "p99", "p99.9", "max", "of the fastest"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    let top = runs.iter().map(|varied| varied.run.iops()).fold(1.0, f64::max);
+    for Varied { variant, run } in runs {
+        let all = run.tally.latencies.all();
+        let mut row = vec![
+            variant.name(),
+            format!("{:.0}", run.iops()),
+            format!("{:.1}", run.mb_per_s()),
+            time(all.mean() as u64),
+        ];
+        row.extend([0.5, 0.99, 0.999].map(|q| time(all.value_at_quantile(q))));
+        row.extend([time(all.max()), format!("{:.0} %", run.iops() / top * 100.0)]);
+        rows.push(row);
+    }
+    rows
+}
+
+/// The series as text, and what is best.
+#[must_use]
+pub fn series(runs: &[Varied]) -> String {
+    let mut out = table("  ", &series_rows(runs));
+    for line in verdict(runs) {
+        let _ = writeln!(out, "{line}");
+    }
+    out
+}
+
+/// Which policy is best here, which path, and why.
+#[must_use]
+pub fn verdict(runs: &[Varied]) -> Vec<String> {
+    let paths = || runs.iter().filter(|varied| matches!(varied.variant, Variant::Path(_)));
+    let policies = || runs.iter().filter(|varied| matches!(varied.variant, Variant::Policy(_)));
+    let line = |what: &str, best: &Varied, among: usize| {
+        format!(
+            "best {what} here: {} of {among}: {:.0} IOPS, p99 {}",
+            best.variant.name(),
+            best.run.iops(),
+            time(best.run.p99())
+        )
+    };
+    let mut out = Vec::new();
+    if let Some(best) = best(paths()) {
+        out.push(line("path", best, paths().count()));
+    }
+    if let Some(winner) = best(policies()) {
+        out.push(line("policy", winner, policies().count()));
+        if let Some(alone) = best(paths())
+            && alone.run.iops() > 0.0
+        {
+            let gain = winner.run.iops() / alone.run.iops();
+            out.push(format!("all paths with it give {gain:.2} x of the best one alone"));
+        }
+    }
+    out
 }
