@@ -390,7 +390,9 @@ impl Ring {
 
     /// A send that failed at once and was not told yet is not told any more.
     fn forget_failure(&mut self, sock: SockId) {
-        self.ready.retain(|ready| !matches!(ready, Completion::SendFailed { sock: of, .. } if *of == sock));
+        self.ready.retain(
+            |ready| !matches!(ready, Completion::SendFailed { sock: of, .. } if *of == sock),
+        );
     }
 
     /// Ends the socket in good order: a send in flight is finished, then FIN, then close. What the

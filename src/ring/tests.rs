@@ -480,7 +480,8 @@ fn the_end_of_the_peer_is_told() {
         if error.kind() == io::ErrorKind::ConnectionReset),
         "{failed:?}"
     );
-    let none = send(&mut ring, sock, vec![Bytes::from_static(b"into the void"), Bytes::from_static(b"!")]);
+    let none =
+        send(&mut ring, sock, vec![Bytes::from_static(b"into the void"), Bytes::from_static(b"!")]);
     assert!(none.is_none() && !ring.is_sending(sock));
     let failed = one(&mut ring);
     assert!(matches!(failed, Completion::SendFailed { bytes: 0, .. }), "{failed:?}");
@@ -494,7 +495,11 @@ fn the_end_of_the_peer_is_told() {
 fn a_failed_send_tells_how_far_it_got() {
     let mut ring = ring();
     let (sock, mut peer) = pair(&mut ring);
-    send_much(&mut ring, sock, vec![Bytes::from(vec![2; 48 << 20]), Bytes::from(vec![3; 48 << 20])]);
+    send_much(
+        &mut ring,
+        sock,
+        vec![Bytes::from(vec![2; 48 << 20]), Bytes::from(vec![3; 48 << 20])],
+    );
     let mut out = Vec::new();
     ring.submit_and_wait(Some(Duration::from_millis(20)), &mut out);
     assert!(out.is_empty(), "{out:?}");
