@@ -11,6 +11,7 @@
 
 pub mod daemon;
 pub mod embedded;
+pub mod forwarder;
 pub mod nbd;
 pub mod netns;
 pub mod process;
