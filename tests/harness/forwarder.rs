@@ -23,6 +23,8 @@ pub enum Fate {
     Hold,
     /// They are lost, and nobody is told: what was held is lost with them.
     Lose,
+    /// New connections are closed at once; for those that there are, the same as [`Fate::Lose`].
+    Refuse,
 }
 
 /// Bytes arrive at once.
@@ -93,7 +95,7 @@ impl Forwarder {
         let mut state = self.shared.lock();
         for connection in &mut state.connections {
             connection.fate = fate;
-            if fate == Fate::Lose {
+            if matches!(fate, Fate::Lose | Fate::Refuse) {
                 connection.ways.iter_mut().for_each(|way| way.queue.clear());
             }
         }
@@ -159,6 +161,9 @@ impl Shared {
         }
         let index = state.connections.len();
         let fate = state.new;
+        if fate == Fate::Refuse {
+            return true;
+        }
         state.connections.push(Connection {
             fate,
             ways: Default::default(),
@@ -201,7 +206,7 @@ impl Shared {
             let connection = &mut state.connections[index];
             if read == 0 {
                 connection.ways[way].ended = true;
-            } else if connection.fate != Fate::Lose {
+            } else if !matches!(connection.fate, Fate::Lose | Fate::Refuse) {
                 connection.ways[way].queue.push_back((Instant::now(), chunk[..read].to_vec()));
             }
             self.changed.notify_all();

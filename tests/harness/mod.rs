@@ -14,6 +14,7 @@ pub mod embedded;
 pub mod forwarder;
 pub mod nbd;
 pub mod netns;
+pub mod network;
 pub mod process;
 pub mod tgtd;
 
