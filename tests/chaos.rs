@@ -100,8 +100,10 @@ fn load(uri: &str, seconds: u64, seed: u64, scratch: &Scratch) -> Process {
     // For fio's own droppings.
     fio.current_dir(scratch.path(""));
     fio.args([&limit, "fio", "--ioengine=nbd", &format!("--uri={uri}")]);
-    fio.args(["--rw=randrw", "--rwmixread=30", "--bsrange=4k-64k", "--iodepth=16"]);
-    fio.args(["--verify=crc32c", "--verify_state_save=0", "--verify_backlog=128"]);
+    // Small writes travel with their data, and are what a frozen target can still execute; a long backlog keeps
+    // many blocks between their write and their check.
+    fio.args(["--rw=randwrite", "--bssplit=4k/70:8k/20:64k/10", "--iodepth=16"]);
+    fio.args(["--verify=crc32c", "--verify_state_save=0", "--verify_backlog=1024"]);
     fio.args(["--verify_fatal=1", "--time_based", &format!("--runtime={seconds}")]);
     fio.args([&format!("--randseed={}", seed % 1_000_000), "--eta=never", "--size=24M"]);
     fio.args(["--name=low", "--offset=0", "--name=high", "--offset=32M"]);

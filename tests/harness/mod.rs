@@ -15,6 +15,7 @@ pub mod forwarder;
 pub mod nbd;
 pub mod netns;
 pub mod network;
+pub mod nexus;
 pub mod process;
 pub mod tgtd;
 
