@@ -207,12 +207,25 @@ impl<'a> Pair<'a> {
         portals: &[String; 2],
         content: &[u8],
     ) -> Pair<'a> {
+        Pair::start_sparse_at(scratch, netns, portals, content, content.len() as u64)
+    }
+
+    /// [`start_at`](Pair::start_at), with a file of `size` bytes that begins with `content`; the rest is a hole.
+    #[track_caller]
+    pub fn start_sparse_at(
+        scratch: &Scratch,
+        netns: [Option<&'a NetNs>; 2],
+        portals: &[String; 2],
+        content: &[u8],
+        size: u64,
+    ) -> Pair<'a> {
         let backing = scratch.file("lun.img", content);
+        std::fs::File::options().write(true).open(&backing).unwrap().set_len(size).unwrap();
         let node = |index: usize| {
             let control = index as u32 + 1;
             Tgtd::start(scratch, netns[index], control, &portals[index], TARGETS[index], &backing)
         };
-        Pair { nodes: [node(0), node(1)], size: content.len() as u64, backing: backing.clone() }
+        Pair { nodes: [node(0), node(1)], size, backing: backing.clone() }
     }
 
     /// Configuration of a device `vm0` over this pair: portals `a` and `b` from `sources`, exported on
