@@ -7,6 +7,7 @@
 
 mod access;
 mod backoff;
+pub mod content;
 mod engine;
 mod events;
 mod failover;

@@ -94,6 +94,16 @@ pub enum AdminError {
         /// The path.
         path: String,
     },
+    /// A path that is logged in leads to a node that is not off.
+    #[error(
+        "{path} of {device} is logged in: its target's node is not off; try: mpio path {device} {path} disable"
+    )]
+    PathLives {
+        /// Device.
+        device: String,
+        /// The path.
+        path: String,
+    },
 }
 
 impl Volume {

@@ -4,7 +4,7 @@
 //! for `no_path_timeout` and then fails.
 
 use super::request::{self, Asker, Flight, Part, PartId, PartVerb, RequestId, Stage};
-use super::{Level, Volume, block_ops};
+use super::{Level, Volume, block_ops, health};
 use crate::base::{Duration, Instant, Payload};
 use crate::path::identity::LogicalUnit;
 use crate::path::{Ask, Op, PathIndex};
@@ -100,22 +100,23 @@ fn start(v: &mut Volume, now: Instant, id: PartId) -> Started {
 }
 
 fn send(v: &mut Volume, now: Instant, id: PartId, path: PathIndex, (op, bytes): (Op, u32)) {
-    let command = command(v, id, path);
+    let command = command(v, id, path, id.to_token());
     let session = v.links[path.get()].session().expect("a usable path has a session");
     let tag = match session.submit(now, command) {
         Ok(tag) => tag,
         Err(_) => unreachable!("the session had room"),
     };
     let part = v.parts.get_mut(id).expect("the part is queued");
-    part.flight = Some(Flight { path, tag, started: now, reset: false });
+    part.flight = Some(Flight { path, tag, started: now, reset: false, accused: false });
     v.engine.started(path, op, bytes);
+    health::started(v, now, path, op);
     let full = v.links[path.get()].room() == 0;
     v.engine.set_full(path, full);
     v.mark_link(path);
 }
 
-/// The SCSI command of a part.
-fn command(v: &mut Volume, id: PartId, path: PathIndex) -> Command {
+/// The SCSI command of a part, named `token` in the session.
+pub(super) fn command(v: &mut Volume, id: PartId, path: PathIndex, token: u64) -> Command {
     let part = v.parts.get(id).expect("the part is queued");
     let request = v.requests.get_mut(part.request).expect("a part belongs to a request");
     let link = &v.links[path.get()];
@@ -163,7 +164,7 @@ fn command(v: &mut Volume, id: PartId, path: PathIndex) -> Command {
             (Cdb::GetLbaStatus { lba: part.lba, allocation: len }, Direction::Read { len })
         }
     };
-    Command { token: id.to_token(), lun: link.spec.lun, cdb: cdb.to_bytes(), data }
+    Command { token, lun: link.spec.lun, cdb: cdb.to_bytes(), data }
 }
 
 fn transfer(unit: &LogicalUnit, part: &Part, fua: bool) -> Transfer {

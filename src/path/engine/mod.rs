@@ -235,10 +235,14 @@ impl Engine {
     ) {
         self.selector.finished(path, op, bytes, latency, ended);
         let entry = &mut self.paths[path.get()];
-        self.trust.finished(path, op, ended, entry.state == State::Suspect);
+        let suspect = entry.state == State::Suspect;
+        self.trust.finished(path, op, ended, suspect);
         entry.stats.record(op, bytes, latency, ended);
         if ended != Ended::Lost && op != Op::Other {
             entry.patience.record(latency);
+            if suspect {
+                entry.patience.excuse(latency);
+            }
         }
     }
 

@@ -121,7 +121,8 @@ impl Engine {
         self.selector.depth(path)
     }
 
-    /// How long the path may owe an answer, without a received byte, before it is suspect.
+    /// How long the path may owe answers while nothing moves before it is suspect, as far as its own past
+    /// tells; the lower bound is a setting.
     #[must_use]
     pub fn suspect_after(&self, path: PathIndex) -> Duration {
         self.paths[path.get()].patience.get()
