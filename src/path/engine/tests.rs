@@ -4,7 +4,7 @@ mod groups;
 mod simulation;
 
 use super::*;
-use crate::path::WallClock;
+use crate::path::{AccessState, WallClock};
 use proptest::prelude::*;
 
 const READ: Ask = Ask { op: Op::Read, bytes: 512, at: None };
@@ -325,6 +325,11 @@ fn a_step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn access(bits: u8) -> Option<Access> {
+    let access = Access { state: AccessState::from_bits(bits), preferred: bits > 8, group: 1 };
+    (bits < 15).then_some(access)
+}
+
 proptest! {
     /// Under any load and any change of states and policy: whatever is chosen may be used, something is
     /// chosen whenever something can be, and no command is lost from the count.
@@ -390,11 +395,7 @@ proptest! {
                     full.set(p(path), is_full);
                 }
                 Step::Weigh(path, weight) if path < n => e.set_weight(p(path), weight),
-                Step::Access(path, bits) if path < n => {
-                    let state = crate::path::AccessState::from_bits(bits);
-                    let access = crate::path::Access { state, preferred: bits > 8, group: 1 };
-                    e.set_access(now, p(path), (bits < 15).then_some(access));
-                }
+                Step::Access(path, bits) if path < n => e.set_access(now, p(path), access(bits)),
                 Step::Full(..) | Step::Weigh(..) | Step::Access(..) => {}
             }
             let in_flight: u32 = e.paths().map(|path| e.in_flight(path)).sum();

@@ -1,7 +1,6 @@
 //! Who is chosen from at all: access states, weight 0, room; and the second path for a copy.
 
 use super::*;
-use crate::path::{Access, AccessState};
 
 fn access(state: AccessState) -> Option<Access> {
     Some(Access { state, preferred: false, group: 1 })

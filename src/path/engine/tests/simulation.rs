@@ -38,12 +38,14 @@ impl Server {
     }
 }
 
+/// When it ends, in which order it began, on which path, whether it writes, when it began.
+type Flight = (Instant, u64, usize, bool, Instant);
+
 struct Loop {
     engine: Engine,
     servers: Vec<Server>,
     now: Instant,
-    /// When it ends, in which order it began, where, what, when it began.
-    flying: BinaryHeap<Reverse<(Instant, u64, usize, bool, Instant)>>,
+    flying: BinaryHeap<Reverse<Flight>>,
     begun: u64,
     /// Of ten commands, so many are writes.
     writes: u64,
