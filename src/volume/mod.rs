@@ -45,7 +45,7 @@ use crate::base::{Duration, Instant, TxQueue};
 use crate::export;
 use crate::path::identity::LogicalUnit;
 use crate::path::{
-    BlockRange, Burst, Engine, PathIndex, PathSet, Stamp, State, TooManyPaths, Tuning,
+    BlockRange, Burst, Engine, PathIndex, PathSet, Reconnect, Stamp, State, TooManyPaths, Tuning,
 };
 use crate::stats::IoStats;
 use abandon::Straggler;
@@ -212,7 +212,12 @@ impl Volume {
             burst: Burst::default(),
             seed: u64::from_le_bytes(seed),
         };
-        let engine = Engine::new(now, tuning);
+        let mut engine = Engine::new(now, tuning);
+        engine.set_reconnect(Reconnect {
+            min: spec.tunables.reconnect_min,
+            max: spec.tunables.reconnect_max,
+            penalty_max: spec.tunables.flap_penalty_max,
+        });
         let catalog = clients::catalog(&spec.name);
         Volume {
             lane,
@@ -264,7 +269,7 @@ impl Volume {
         let index = self.engine.add_path(now, spec.info())?;
         assert_eq!(index.get(), self.links.len(), "engine and links count together");
         self.links.push(Link::new(index, spec));
-        link::connect(self, index);
+        link::connect(self, now, index);
         Ok(index)
     }
 
@@ -441,6 +446,7 @@ impl Volume {
             || self.stragglers.len() > 0
             || self.draining.as_ref().is_some_and(|d| !d.reported)
             || self.engine.down_since().is_some()
+            || self.no_path_reported
             || clients::any_waits(self)
             || self.shared.ledger().poll_deadline().is_some()
             || self.held > 0
