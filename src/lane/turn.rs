@@ -242,6 +242,14 @@ impl Lane {
                 });
                 let _ = reply.send(result);
             }
+            Command::Doubts { device, reply } => {
+                let _ = reply.send(self.with_device(&device, |volume| Ok(volume.doubts(now))));
+            }
+            Command::ConfirmDead { device, path, only_ask, reply } => {
+                let result = self
+                    .with_device(&device, |volume| Ok(volume.confirm_dead(now, &path, only_ask)?));
+                let _ = reply.send(result);
+            }
             Command::Drain { reply } => {
                 self.draining = Some(reply);
                 for device in &mut self.devices {

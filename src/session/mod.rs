@@ -135,6 +135,7 @@ pub struct Session {
     transfers: VecDeque<Transfer>,
     managements: Vec<Management>,
     concluded: Concluded,
+    superseded: Concluded,
     exchange: Option<Box<Exchange>>,
     deframer: Deframer,
     framer: Framer,
@@ -159,7 +160,7 @@ pub struct Session {
     logout_due: Option<Instant>,
     /// When task management requests that were refused for lack of resources are sent again.
     management_retry: Option<Instant>,
-    /// When the oldest task management request, or the next after an answer, must be answered.
+    /// When the eldest task management request is not waited for any longer.
     management_deadline: Option<Instant>,
     statistics: Statistics,
 }
@@ -187,6 +188,7 @@ impl Session {
             transfers: VecDeque::with_capacity(usize::from(depth)),
             managements: Vec::new(),
             concluded: Concluded::default(),
+            superseded: Concluded::default(),
             exchange: None,
             deframer: Deframer::new(limits::LOGIN_SEGMENT_MAX, false),
             framer: Framer::default(),

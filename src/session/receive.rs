@@ -153,7 +153,7 @@ impl Session {
             op::R2T => self.r2t(now, &R2t::parse(bhs))?,
             op::NOP_IN => self.nop_in(&NopIn::parse(bhs))?,
             op::TASK_MANAGEMENT_RESPONSE => {
-                self.management_response(now, &TaskManagementResponse::parse(bhs))?;
+                self.management_response(&TaskManagementResponse::parse(bhs))?;
             }
             op::TEXT_RESPONSE => self.text_response(now, &TextResponse::parse(bhs), data)?,
             op::ASYNC_MESSAGE => self.async_message(now, &AsyncMessage::parse(bhs), data)?,

@@ -152,7 +152,7 @@ fn submit(v: &mut Volume, now: Instant, key: Key, path: PathIndex, command: Comm
     let Ok(tag) = session.submit(now, command) else { unreachable!("the session had room") };
     let straggler = v.stragglers.get_mut(key).expect("just inserted");
     straggler.tag = tag;
-    v.engine.started(path, straggler.verb.op());
+    v.engine.started(path, straggler.verb.op(), straggler.bytes);
     let link = &mut v.links[path.get()];
     link.asked += u32::from(straggler.kind == Kind::Probe);
     let full = link.room() == 0;

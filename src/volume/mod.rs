@@ -24,7 +24,9 @@ pub mod admin;
 mod block_ops;
 mod clients;
 mod complete;
+mod content;
 mod dispatch;
+pub mod doubts;
 mod fencing;
 mod flush;
 mod health;
@@ -33,6 +35,7 @@ mod memory;
 pub mod probe;
 mod probing;
 mod request;
+pub mod resets;
 mod service;
 pub mod shared;
 pub mod spec;
@@ -55,6 +58,7 @@ pub use clients::ClientId;
 use link::Link;
 use request::{Part, PartId, Request, RequestId};
 use shared::Shared;
+use smallvec::SmallVec;
 use spec::{DeviceSpec, PathSpec};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -162,6 +166,11 @@ pub struct Volume {
     unticketed: VecDeque<(RequestId, BlockRange)>,
     actions: VecDeque<Action>,
     dirty_links: PathSet,
+    /// Paths that are compared by what clients write.
+    content_waits: PathSet,
+    /// Some path is not known to show the device: what clients write is remembered in `written`.
+    content_open: bool,
+    written: SmallVec<[u64; crate::path::content::WRITTEN_MAX]>,
     dirty_clients: Vec<ClientId>,
     /// Payload bytes that clients hold, and those who wait for more, in order.
     payload_held: u64,
@@ -210,6 +219,7 @@ impl Volume {
             policy: spec.policy,
             failback: spec.tunables.failback,
             burst: Burst::default(),
+            sticky_bytes: spec.tunables.sticky_bytes,
             seed: u64::from_le_bytes(seed),
         };
         let mut engine = Engine::new(now, tuning);
@@ -240,6 +250,9 @@ impl Volume {
             unticketed: VecDeque::new(),
             actions: VecDeque::with_capacity(64),
             dirty_links: PathSet::EMPTY,
+            content_waits: PathSet::EMPTY,
+            content_open: false,
+            written: SmallVec::new(),
             dirty_clients: Vec::with_capacity(16),
             payload_held: 0,
             blocked: VecDeque::new(),
@@ -269,6 +282,7 @@ impl Volume {
         let index = self.engine.add_path(now, spec.info())?;
         assert_eq!(index.get(), self.links.len(), "engine and links count together");
         self.links.push(Link::new(index, spec));
+        self.content_open = content::open(self);
         link::connect(self, now, index);
         Ok(index)
     }
@@ -346,7 +360,7 @@ impl Volume {
     }
 
     fn tick(&mut self, now: Instant) {
-        let unproven = self.shared.ledger().handle_timeout(now);
+        let unproven = self.shared.ledger().handle_timeout(now, |_| true);
         if unproven > 0 {
             request::wake_lanes(self);
             let why = format!(
@@ -357,6 +371,7 @@ impl Volume {
         }
         health::tick(self, now);
         dispatch::no_path(self, now);
+        fencing::hung_units(self, now);
         fencing::retry(self, now);
         self.advance_drain(now);
     }
@@ -448,8 +463,9 @@ impl Volume {
             || self.engine.down_since().is_some()
             || self.no_path_reported
             || clients::any_waits(self)
-            || self.shared.ledger().poll_deadline().is_some()
+            || self.shared.ledger().counters().pending > 0
             || self.held > 0
+            || self.links.iter().any(|link| matches!(link.phase, link::Phase::Fencing))
             || !self.unticketed.is_empty()
     }
 

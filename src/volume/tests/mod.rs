@@ -15,6 +15,7 @@ mod answers;
 mod blocks;
 mod chaos;
 mod clients;
+mod content;
 mod fence;
 mod flush;
 mod health;

@@ -31,6 +31,8 @@ pub(super) struct Setup {
     pub(super) redirect_allow: Vec<SocketAddr>,
     pub(super) chap: Option<Arc<crate::session::chap::Credentials>>,
     pub(super) buffer_memory: usize,
+    /// Compare contents before a second path is used; the other tests begin with a blank unit.
+    pub(super) content_probe: bool,
 }
 
 impl Default for Setup {
@@ -46,6 +48,7 @@ impl Default for Setup {
             redirect_allow: Vec::new(),
             chap: None,
             buffer_memory: 64 << 20,
+            content_probe: false,
         }
     }
 }
@@ -141,7 +144,7 @@ impl World {
             wwid: setup.wwid.clone(),
             policy: setup.policy,
             read_only: setup.read_only,
-            tunables: setup.tunables.clone(),
+            tunables: Tunables { trust_identity: !setup.content_probe, ..setup.tunables.clone() },
             buffer_memory: setup.buffer_memory,
             lanes: setup.lanes,
         };
