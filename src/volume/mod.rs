@@ -329,12 +329,15 @@ impl Volume {
         }
     }
 
-    /// A send has completed.
-    pub fn handle_sent(&mut self, now: Instant, endpoint: Endpoint) {
+    /// A send has completed. Whether that made anything possible: then another [`Volume::finish_turn`] is due.
+    pub fn handle_sent(&mut self, now: Instant, endpoint: Endpoint) -> bool {
         match endpoint {
             // A session makes the data of long writes as it is sent: it is asked for more when the
             // driver takes the next send.
-            Endpoint::Path(path) => self.links[path.get()].taken_at = now,
+            Endpoint::Path(path) => {
+                self.links[path.get()].taken_at = now;
+                false
+            }
             Endpoint::Client(client) => clients::sent(self, now, client),
         }
     }
