@@ -110,9 +110,6 @@ pub(super) const PROBE: u64 = u64::MAX;
 /// Token of LOGICAL UNIT RESET; a session has one out at most.
 pub(super) const FENCE: u64 = u64::MAX - 1;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
-
 impl Link {
     pub(super) fn new(index: PathIndex, spec: PathSpec) -> Link {
         Link {
@@ -229,12 +226,12 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
         match &v.links[index].phase {
             Phase::Waiting if v.engine.retry_at(path).is_some_and(|at| at <= now) => {
                 v.engine.transition(now, path, State::Connecting, "");
-                connect(v, path);
+                connect(v, now, path);
             }
             Phase::Waiting if again => {
                 v.links[index].mismatched_until = None;
                 v.engine.transition(now, path, State::Connecting, "looked at again");
-                connect(v, path);
+                connect(v, now, path);
             }
             Phase::Probing(_) => probing::timeout(v, now, path),
             Phase::Up if overdue => {
@@ -258,8 +255,9 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
 }
 
 /// Asks the driver for a connection; the path is in state `connecting`.
-pub(super) fn connect(v: &mut Volume, path: PathIndex) {
+pub(super) fn connect(v: &mut Volume, now: Instant, path: PathIndex) {
     let draining = v.draining.is_some();
+    let timeout = v.engine.connect_patience(now, path).min(v.spec.tunables.connect_timeout);
     let link = &mut v.links[path.get()];
     if draining {
         link.phase = Phase::Disabled;
@@ -272,7 +270,7 @@ pub(super) fn connect(v: &mut Volume, path: PathIndex) {
         remote: link.remote,
         source: link.spec.source,
         interface: link.spec.interface.clone(),
-        timeout: CONNECT_TIMEOUT,
+        timeout,
     };
     v.actions.push_back(action);
 }
@@ -303,7 +301,7 @@ fn session_config(v: &Volume, path: PathIndex) -> session::Config {
     config.header_digest = spec.header_digest;
     config.data_digest = spec.data_digest;
     config.chap = spec.chap.clone();
-    config.login_timeout = LOGIN_TIMEOUT;
+    config.login_timeout = v.spec.tunables.login_timeout;
     config.nop_interval = v.spec.tunables.nop_interval;
     config.silence_timeout = v.spec.tunables.last_path_timeout;
     config.management_timeout = v.spec.tunables.management_timeout;
@@ -372,7 +370,7 @@ pub(super) fn socket_closed(v: &mut Volume, now: Instant, path: PathIndex) {
             link.phase = Phase::Waiting;
             v.engine.retry_now(now, path);
         }
-        Then::Connect => connect(v, path),
+        Then::Connect => connect(v, now, path),
     }
 }
 

@@ -48,7 +48,7 @@ use crate::base::{Duration, Instant, TxQueue};
 use crate::export;
 use crate::path::identity::LogicalUnit;
 use crate::path::{
-    BlockRange, Burst, Engine, PathIndex, PathSet, Stamp, State, TooManyPaths, Tuning,
+    BlockRange, Burst, Engine, PathIndex, PathSet, Reconnect, Stamp, State, TooManyPaths, Tuning,
 };
 use crate::stats::IoStats;
 use abandon::Straggler;
@@ -222,7 +222,12 @@ impl Volume {
             sticky_bytes: spec.tunables.sticky_bytes,
             seed: u64::from_le_bytes(seed),
         };
-        let engine = Engine::new(now, tuning);
+        let mut engine = Engine::new(now, tuning);
+        engine.set_reconnect(Reconnect {
+            min: spec.tunables.reconnect_min,
+            max: spec.tunables.reconnect_max,
+            penalty_max: spec.tunables.flap_penalty_max,
+        });
         let catalog = clients::catalog(&spec.name);
         Volume {
             lane,
@@ -278,7 +283,7 @@ impl Volume {
         assert_eq!(index.get(), self.links.len(), "engine and links count together");
         self.links.push(Link::new(index, spec));
         self.content_open = content::open(self);
-        link::connect(self, index);
+        link::connect(self, now, index);
         Ok(index)
     }
 
@@ -459,6 +464,7 @@ impl Volume {
             || self.stragglers.len() > 0
             || self.draining.as_ref().is_some_and(|d| !d.reported)
             || self.engine.down_since().is_some()
+            || self.no_path_reported
             || clients::any_waits(self)
             || self.shared.ledger().counters().pending > 0
             || self.held > 0
