@@ -459,6 +459,12 @@ impl Volume {
         (next < Instant::MAX).then_some(next)
     }
 
+    /// How long the driver shall look for answers before it sleeps: zero unless commands are outstanding.
+    #[must_use]
+    pub fn spin(&self) -> Duration {
+        if self.parts.len() > 0 { self.spec.tunables.spin } else { Duration::ZERO }
+    }
+
     fn needs_tick(&self) -> bool {
         self.parts.len() > 0
             || self.stragglers.len() > 0
