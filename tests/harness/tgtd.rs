@@ -228,6 +228,16 @@ impl<'a> Pair<'a> {
         Pair { nodes: [node(0), node(1)], size, backing: backing.clone() }
     }
 
+    /// Node 1 shows `content` of its own from now on, under the same identity: not one unit, but two.
+    #[track_caller]
+    pub fn split(&mut self, scratch: &Scratch, content: &[u8]) -> PathBuf {
+        let other = scratch.file("other.img", content);
+        self.nodes[1].kill();
+        self.nodes[1].backing.clone_from(&other);
+        self.nodes[1].restart();
+        other
+    }
+
     /// Configuration of a device `vm0` over this pair: portals `a` and `b` from `sources`, exported on
     /// `scratch`'s `vm0.sock`. `device` is added to the device's table.
     pub fn config(&self, scratch: &Scratch, sources: [&str; 2], device: &str) -> String {
