@@ -21,6 +21,7 @@
 
 pub mod admin;
 mod block_ops;
+mod census;
 mod clients;
 mod complete;
 mod dispatch;
@@ -48,6 +49,7 @@ use crate::path::{
 use crate::stats::IoStats;
 use bytes::Bytes;
 use clients::Client;
+pub use census::Census;
 pub use clients::ClientId;
 use link::Link;
 use request::{Part, PartId, Request, RequestId};
