@@ -68,7 +68,7 @@ const ALL: [Strike; 22] = [
 #[derive(Debug, Clone)]
 enum Heal {
     Net(usize),
-    Delay(usize, Duration),
+    Delay(usize),
     Unstall(usize),
     Start(usize),
     Rule(usize, &'static str),
@@ -107,6 +107,12 @@ impl Mischief {
             daemon_one_in: 0,
             pending: Vec::new(),
         }
+    }
+
+    /// Whether a LUN may be swapped: then the device is told which one is meant.
+    #[must_use]
+    pub fn swaps_units(&self) -> bool {
+        self.kinds.contains(&Strike::SwapUnit)
     }
 
     /// One round: heals what is due, perhaps breaks something.
@@ -155,11 +161,10 @@ fn hit(w: &mut World, dice: &mut Dice, strike: Strike) -> Vec<Heal> {
         Strike::OneWay => network(w, portal, dice.pick(&[Net::NothingThere, Net::NothingBack])),
         Strike::Refuse => network(w, portal, Net::Refuses),
         Strike::Slow => {
-            let before = w.portals[portal].delay;
             let delay = dice.duration(Duration::from_millis(1), Duration::from_millis(500));
             w.tell(format!("portal {portal} is {delay:?} away"));
             w.portals[portal].delay = delay;
-            vec![Heal::Delay(portal, before)]
+            vec![Heal::Delay(portal)]
         }
         Strike::Stall => {
             w.tell(format!("bytes to portal {portal} stall"));
@@ -281,7 +286,7 @@ fn mend(w: &mut World, heal: &Heal) {
     w.tell(format!("healed: {heal:?}"));
     match *heal {
         Heal::Net(portal) => w.set_net(portal, Net::Works),
-        Heal::Delay(portal, delay) => w.portals[portal].delay = delay,
+        Heal::Delay(portal) => w.restore_delay(portal),
         Heal::Unstall(portal) => w.stall(portal, false),
         Heal::Start(node) => w.restart_as_itself(node),
         Heal::Rule(node, name) => w.faults(node).remove(name),

@@ -82,7 +82,9 @@ impl Plan {
             tunables.fence = FenceMode::Off;
         }
         let digest = |dice: &mut Dice| if dice.one_in(4) { Digest::Crc32c } else { Digest::None };
+        let named = mischief.swaps_units() || rest.one_in(4);
         let setup = Setup {
+            wwid: named.then(|| "naa.6000000102030405060708090a0b0c0d".to_owned()),
             tunables,
             policy: rest.pick(&Policy::ALL),
             lanes: 1 + u16::from(rest.one_in(3)),

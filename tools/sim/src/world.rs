@@ -376,7 +376,12 @@ impl World {
             next = next.min(node.poll_deadline().map_or(Instant::MAX, ours));
         }
         for wire in self.wires.values() {
-            next = next.min(wire.next(self.portals[wire.portal].net).max(self.now));
+            let net = match (self.portals[wire.portal].net, self.dark[wire.node]) {
+                (Net::Silent | Net::NothingBack, true) => Net::Silent,
+                (_, true) => Net::NothingThere,
+                (net, false) => net,
+            };
+            next = next.min(wire.next(net).max(self.now));
         }
         next = next.min(self.attempts.iter().map(|a| a.due).min().unwrap_or(Instant::MAX));
         next = next.min(self.closing.iter().map(|(at, ..)| *at).min().unwrap_or(Instant::MAX));
@@ -559,6 +564,11 @@ impl World {
         for wire in self.wires.values_mut().filter(|w| w.portal == portal) {
             wire.stalled = stalled;
         }
+    }
+
+    /// A portal is as far away as at the start.
+    pub fn restore_delay(&mut self, portal: usize) {
+        self.portals[portal].delay = self.setup.portals[portal].delay;
     }
 
     /// What a portal does from now on.
