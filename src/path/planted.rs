@@ -6,7 +6,7 @@
 /// One planted fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
-    /// A write that was given up after its first byte left is repeated as if it had never been sent.
+    /// A connection that broke is taken for a proof: what was sent on it is repeated as if it were dead.
     RetryTooLax,
     /// The ISID changes with every login: the old session is not reinstated.
     IsidChanges,

@@ -11,6 +11,7 @@ use super::request::{self, PartId};
 use super::table::Key;
 use super::{Level, Volume, probing};
 use crate::base::Instant;
+use crate::path::planted::{Bug, planted};
 use crate::path::{Nexus, PathIndex, Proof};
 use crate::session::TaskTag;
 
@@ -42,6 +43,10 @@ pub(super) fn needed(v: &Volume, path: PathIndex) -> bool {
 /// Whether a LOGICAL UNIT RESET on the session that has just logged in proves anything, and may be used: it
 /// ends the commands of other hosts too. `before` is the portal group of the session that is in doubt.
 pub(super) fn possible(v: &mut Volume, now: Instant, path: PathIndex, before: Option<u16>) -> bool {
+    if planted(Bug::ResetSkipped) {
+        believe(v, path);
+        return false;
+    }
     let why = if v.spec.tunables.shared && !v.spec.tunables.fence_reset {
         "the unit is shared with other hosts and fence_reset is off".to_owned()
     } else {
@@ -55,6 +60,13 @@ pub(super) fn possible(v: &mut Volume, now: Instant, path: PathIndex, before: Op
         format!("no LOGICAL UNIT RESET: {why}; blocks in doubt stay held until fence_timeout");
     v.notice(now, Level::Warn, Some(path), "not fenced", &why);
     false
+}
+
+/// What a planted fault takes for a proof.
+pub(super) fn believe(v: &mut Volume, path: PathIndex) {
+    let nexus = nexus(v, path);
+    v.shared.ledger().proven(nexus, Proof::ReinstatedAndReset);
+    request::wake_lanes(v);
 }
 
 /// The reset was answered on a session that had just been logged into.

@@ -26,6 +26,8 @@ enum Strike {
     /// Executed, never answered.
     Mute,
     Cut,
+    /// The target resets its connections and goes on with what it holds.
+    Reset,
     Status,
     Sense,
     Attention,
@@ -39,7 +41,7 @@ enum Strike {
     Admin,
 }
 
-const ALL: [Strike; 22] = [
+const ALL: [Strike; 23] = [
     Strike::Silence,
     Strike::OneWay,
     Strike::Refuse,
@@ -52,6 +54,7 @@ const ALL: [Strike; 22] = [
     Strike::Late,
     Strike::Mute,
     Strike::Cut,
+    Strike::Reset,
     Strike::Status,
     Strike::Sense,
     Strike::Attention,
@@ -94,7 +97,13 @@ impl Mischief {
     /// A few kinds only, so that each run has a character of its own.
     pub fn new(dice: &mut Dice) -> Mischief {
         let count = dice.pick(&[0, 1, 2, 3, 3, 4, 6, ALL.len()]);
-        let mut kinds: Vec<Strike> = (0..count).map(|_| dice.pick(&ALL)).collect();
+        // What leaves writes in doubt comes more often than the rest.
+        let doubts = [Strike::Stall, Strike::HangDisk, Strike::Late, Strike::Freeze, Strike::Silence];
+        let kind = |dice: &mut Dice| match dice.one_in(3) {
+            true => dice.pick(&doubts),
+            false => dice.pick(&ALL),
+        };
+        let mut kinds: Vec<Strike> = (0..count).map(|_| kind(dice)).collect();
         if count == ALL.len() {
             kinds = ALL.to_vec();
         }
@@ -188,6 +197,13 @@ fn hit(w: &mut World, dice: &mut Dice, strike: Strike) -> Vec<Heal> {
             vec![Heal::Start(node)]
         }
         Strike::Admin => admin(w, dice, portal),
+        Strike::Reset => {
+            if let Some(target) = &mut w.nodes[node] {
+                target.reset_connections();
+                w.tell(format!("node {node} resets its connections"));
+            }
+            Vec::new()
+        }
         Strike::Attention | Strike::Async => {
             tell_initiator(w, dice, node, strike);
             Vec::new()

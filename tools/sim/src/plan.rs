@@ -105,7 +105,7 @@ impl Plan {
             setup,
             shape,
             mischief,
-            rounds: 100 + rest.below(200),
+            rounds: 200 + rest.below(400),
             segment: rest.pick(&[512, 4096, 65_536, 65_536]),
             close_delay: rest.duration(Duration::from_micros(20), Duration::from_millis(50)),
             bug,

@@ -149,7 +149,7 @@ impl Run<'_> {
                 self.load.ask(w, &mut dice, shape, &peers);
             }
             mischief.round(w, &mut chance);
-            let (from, to) = (Duration::from_micros(20), Duration::from_millis(400));
+            let (from, to) = (Duration::from_micros(20), Duration::from_millis(1000));
             w.run(time.duration(from, to));
             self.load.take(w);
         }
