@@ -85,6 +85,7 @@ enum Heal {
 pub struct Mischief {
     kinds: Vec<Strike>,
     one_in: u64,
+    shortest: Duration,
     longest: Duration,
     /// Clients vanish once in so many rounds; 0 for never.
     pub vanish_one_in: u64,
@@ -96,6 +97,9 @@ pub struct Mischief {
 impl Mischief {
     /// A few kinds only, so that each run has a character of its own.
     pub fn new(dice: &mut Dice) -> Mischief {
+        if dice.one_in(3) {
+            return Mischief::doubts(dice);
+        }
         let count = dice.pick(&[0, 1, 2, 3, 3, 4, 6, ALL.len()]);
         // What leaves writes in doubt comes more often than the rest.
         let doubts = [Strike::Stall, Strike::HangDisk, Strike::Late, Strike::Freeze, Strike::Silence];
@@ -110,9 +114,25 @@ impl Mischief {
         Mischief {
             kinds,
             one_in: dice.pick(&[3, 8, 20]),
+            shortest: Duration::from_millis(1),
             longest: dice.pick(&[Duration::from_millis(100), Duration::from_secs(3), Duration::from_secs(30)]),
             vanish_one_in: dice.pick(&[0, 0, 60]),
             // A daemon that starts again has to fence what its predecessor left: see `World::start_daemon`.
+            daemon_one_in: 0,
+            pending: Vec::new(),
+        }
+    }
+
+    /// What leaves writes in doubt and ends the session meanwhile, long enough for an overwrite.
+    fn doubts(dice: &mut Dice) -> Mischief {
+        let late = [Strike::Stall, Strike::HangDisk, Strike::Late];
+        let ends = [Strike::Reset, Strike::Silence, Strike::OneWay, Strike::Refuse, Strike::Freeze];
+        Mischief {
+            kinds: vec![dice.pick(&late), dice.pick(&late), dice.pick(&ends)],
+            one_in: dice.pick(&[4, 10]),
+            shortest: Duration::from_millis(800),
+            longest: dice.pick(&[Duration::from_secs(5), Duration::from_secs(30)]),
+            vanish_one_in: 0,
             daemon_one_in: 0,
             pending: Vec::new(),
         }
@@ -134,7 +154,7 @@ impl Mischief {
         if !self.kinds.is_empty() && dice.one_in(self.one_in) {
             let strike = dice.pick(&self.kinds);
             for heal in hit(w, dice, strike) {
-                let after = dice.duration(Duration::from_millis(1), self.longest);
+                let after = dice.duration(self.shortest, self.longest);
                 self.pending.push((now + after, heal));
             }
         }

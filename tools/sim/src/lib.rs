@@ -14,6 +14,7 @@
 //! | [`load`] | what clients ask for, and the record of what they saw |
 //! | [`chaos`] | what goes wrong, and when it heals |
 //! | [`history`], [`check`] | the rules; they know nothing of the product's own reasoning |
+//! | [`scenario`] | named stories in a small language, `scenarios/*.scenario` |
 //! | [`run`], [`report`] | one run from begin to end, and what is printed when a rule broke |
 //!
 //! Nothing here reads a clock or a random number: the seed decides everything.
@@ -28,5 +29,6 @@ pub mod peer;
 pub mod plan;
 pub mod report;
 pub mod run;
+pub mod scenario;
 pub mod trace;
 pub mod world;

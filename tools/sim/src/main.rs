@@ -3,7 +3,9 @@
 
 use clap::{Parser, Subcommand};
 use mpio_sim::plan::{Bug, Plan};
+use mpio_sim::scenario::{parse, play};
 use mpio_sim::{report, run};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -49,6 +51,14 @@ enum Command {
         #[arg(long, value_parser = bug)]
         bug: Option<Bug>,
     },
+    /// Plays a scenario.
+    Scenario {
+        /// Its file.
+        file: PathBuf,
+        /// Prints the whole story.
+        #[arg(long)]
+        verbose: bool,
+    },
     /// Runs seeds without end, until one breaks a rule.
     Forever {
         /// The first one.
@@ -75,7 +85,42 @@ fn main() -> ExitCode {
         Command::Seeds { count, from, jobs, keep_going, bug } => {
             many(from, Some(count), jobs, keep_going, bug)
         }
+        Command::Scenario { file, verbose } => scenario(&file, verbose),
         Command::Forever { from, jobs } => many(from, None, jobs, false, None),
+    }
+}
+
+fn scenario(file: &Path, verbose: bool) -> ExitCode {
+    let name = file.display();
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => {
+            eprintln!("mpio-sim: {name}: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let scenario = match parse(&text) {
+        Ok(scenario) => scenario,
+        Err(trouble) => {
+            eprintln!("mpio-sim: {name}:{}: {}", trouble.line, trouble.what);
+            return ExitCode::from(2);
+        }
+    };
+    let (world, result) = play(&scenario);
+    if verbose || result.is_err() {
+        for entry in world.trace.entries() {
+            println!("{:?} {}", entry.at, entry.text);
+        }
+    }
+    match result {
+        Ok(()) => {
+            println!("{name}: holds");
+            ExitCode::SUCCESS
+        }
+        Err(trouble) => {
+            println!("{name}:{}: {}", trouble.line, trouble.what);
+            ExitCode::FAILURE
+        }
     }
 }
 
