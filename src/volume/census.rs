@@ -11,6 +11,8 @@ pub struct Census {
     pub requests: usize,
     /// SCSI commands that they were cut into, in flight or waiting.
     pub parts: usize,
+    /// Commands that nobody waits for any more, and copies of commands.
+    pub stragglers: usize,
     /// Places in the queues of what waits for a path or a time.
     pub queued: usize,
     /// Requests that wait for their range.
@@ -31,6 +33,7 @@ impl Volume {
         Census {
             requests: self.requests.len(),
             parts: self.parts.len(),
+            stragglers: self.stragglers.len(),
             queued: self.ready.len() + self.delayed.len() + self.pumpable.len(),
             held: self.held + self.unticketed.len(),
             in_flight: in_flight.sum(),

@@ -115,6 +115,7 @@ impl Plan {
 
 fn pair(dice: &mut Dice, seed: u64) -> PairConfig {
     let mut pair = PairConfig { size: 2 << 20, seed, ..PairConfig::default() };
+    pair.blank = dice.one_in(6);
     pair.block_size = dice.pick(&[512, 512, 512, 4096]);
     let max_transfer = dice.pick(&[0, 0, 8, 64]);
     let (fua, cache) = (!dice.one_in(3), !dice.one_in(4));
@@ -164,6 +165,7 @@ fn tunables(dice: &mut Dice) -> Tunables {
         fence: if dice.one_in(4) { FenceMode::Strict } else { FenceMode::Overlap },
         fence_timeout: Duration::MAX,
         no_path_timeout: dice.pick(&[Duration::MAX, Duration::MAX, ms(3000), Duration::ZERO]),
+        trust_identity: dice.one_in(3),
         ..Tunables::default()
     };
     if dice.one_in(2) {

@@ -156,29 +156,31 @@ impl Run<'_> {
         mischief.end(w);
     }
 
-    /// Every request is answered, every path is back.
+    /// Every request is answered, every path is back. Of a unit that was blank at the start a path is taken
+    /// back only when something was written: a client goes on.
     fn come_back(&mut self) -> Result<(), Broken> {
-        let Run { world, load, .. } = self;
-        let alive = |what| Broken { rule: Rule::Alive, what, cells: None };
-        let back = world.wait(PATIENCE, World::all_active);
-        load.take(world);
-        if back.is_none() {
-            return Err(alive(format!("not every path is active:\n{}", world.story())));
-        }
-        // Answers are taken as they come, so that the wait sees them.
+        let Run { world, load, plan, .. } = self;
+        let writer = plan.setup.pair.blank.then(|| world.client_on(0));
         for _ in 0..PATIENCE.as_secs() {
-            if load.unanswered(world).is_none() {
+            world.settle();
+            load.take(world);
+            let back = world.all_active();
+            if back && load.unanswered(world).is_none() {
                 return Ok(());
             }
+            if let Some(writer) = writer.filter(|_| !back) {
+                let cells = plan.shape.align;
+                load.submit(world, writer, 0, cells, Kind::Write { fua: false, checksum: 0 });
+            }
             world.run(Duration::from_secs(1));
-            load.take(world);
         }
-        let token = load.unanswered(world).unwrap_or_default();
+        let alive = |what, cells| Broken { rule: Rule::Alive, what, cells };
+        let Some(token) = load.unanswered(world) else {
+            return Err(alive(format!("not every path is active:\n{}", world.story()), None));
+        };
         let asked = &load.asked[token];
-        Err(Broken {
-            cells: Some((asked.first, asked.cells)),
-            ..alive(format!("#{token} has no answer:\n{}", world.story()))
-        })
+        let what = format!("#{token} has no answer:\n{}", world.story());
+        Err(alive(what, Some((asked.first, asked.cells))))
     }
 
     /// Reads everything that was used, by a client that was not there before.

@@ -55,7 +55,7 @@ impl World {
                 let taken = wire.send(*now, &portals[wire.portal], dice, tx);
                 wire.stuck |= lost && taken > 0 && dice.one_in(LOST_ONE_IN);
                 if taken > 0 {
-                    self.volumes[lane].handle_sent(self.now, endpoint);
+                    self.awake[lane] |= self.volumes[lane].handle_sent(self.now, endpoint);
                     self.trace.mix(taken as u64);
                 }
                 taken > 0
@@ -77,8 +77,7 @@ impl World {
                 }
                 peer.stuck = lost && self.dice.one_in(LOST_ONE_IN);
                 self.collect(index);
-                self.volumes[lane].handle_sent(self.now, endpoint);
-                self.awake[lane] = true;
+                self.awake[lane] |= self.volumes[lane].handle_sent(self.now, endpoint);
                 true
             }
         }
