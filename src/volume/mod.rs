@@ -22,6 +22,7 @@
 mod abandon;
 pub mod admin;
 mod block_ops;
+mod census;
 mod clients;
 mod complete;
 mod content;
@@ -54,6 +55,7 @@ use crate::stats::IoStats;
 use abandon::Straggler;
 use bytes::Bytes;
 use clients::Client;
+pub use census::Census;
 pub use clients::ClientId;
 use link::Link;
 use request::{Part, PartId, Request, RequestId};
