@@ -6,6 +6,7 @@
 //! yet proven dead. Both are pure: time is an argument, `poll_*` gives what is due.
 
 mod backoff;
+mod depth;
 mod engine;
 mod events;
 mod failover;
@@ -19,6 +20,7 @@ pub mod verdict;
 
 pub use crate::stats::{Ended, Op};
 pub use backoff::{Backoff, Failure};
+pub use depth::Depth;
 pub use engine::{Deadline, DeviceHealth, Engine, PathInfo, Tally, TooManyPaths, Tuning};
 pub use events::{Event, Events, Stamp, WallClock, What};
 pub use health::{CommandClass, command_timeout};

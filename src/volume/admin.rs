@@ -2,9 +2,10 @@
 
 use super::link::{self, Phase};
 use super::service;
+use super::spec::Tunables;
 use super::{Action, Draining, Level, Notice, Volume, clients};
 use crate::base::Instant;
-use crate::path::{Events, LedgerCounters, PathIndex, Policy, State};
+use crate::path::{Events, Fence, FenceMode, LedgerCounters, PathIndex, Policy, State};
 use crate::session::Negotiated;
 use crate::stats::IoStats;
 use std::net::SocketAddr;
@@ -149,6 +150,28 @@ impl Volume {
             }));
         }
         Ok(())
+    }
+
+    /// Changes the tunables under load: from now on, for sessions that there are and for those to come.
+    /// The caller has checked them ([`super::tunables`]); `changes` names them for the device's events.
+    pub fn set_tunables(&mut self, now: Instant, tunables: Tunables, changes: &str) {
+        let fence = Fence { mode: tunables.fence, timeout: tunables.fence_timeout };
+        // The same on every lane, and harmless when another one has done it.
+        self.shared.ledger().set_fence(fence);
+        if self.spec.tunables.failback != tunables.failback {
+            self.engine.set_failback(now, tunables.failback);
+        }
+        let strict = self.spec.tunables.fence == FenceMode::Strict;
+        self.spec.tunables = tunables;
+        link::retune(self);
+        if strict && self.spec.tunables.fence != FenceMode::Strict {
+            super::request::without_proof(self, now);
+        }
+        if let Some(draining) = &mut self.draining {
+            let limit = now + self.spec.tunables.shutdown_timeout;
+            draining.deadline = draining.deadline.min(limit);
+        }
+        self.notice(now, Level::Info, None, "set", changes);
     }
 
     /// The policy in force.

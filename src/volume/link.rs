@@ -14,7 +14,7 @@ use super::{Action, Level, Volume, complete, fencing};
 use crate::base::{Blame, Duration, Instant, TxQueue};
 use crate::limits;
 use crate::path::identity::LogicalUnit;
-use crate::path::{Failure, PathIndex, State};
+use crate::path::{Depth, Failure, PathIndex, State};
 use crate::session::{
     self, AsyncEvent, CloseReason, Event, Kind, LoginError, Session, SessionError, TaskTag,
 };
@@ -84,6 +84,8 @@ pub(super) struct Link {
     pub(super) rechecking: bool,
     /// The recheck was asked for by a write that the unit refused as protected.
     pub(super) adopt_protection: bool,
+    /// How many commands it takes.
+    pub(super) depth: Depth,
     /// Since when the command window is closed with nothing in flight.
     closed_since: Option<Instant>,
     /// The last failure is one that only a change of configuration cures.
@@ -94,11 +96,8 @@ pub(super) struct Link {
 pub(super) const PROBE: u64 = u64::MAX;
 pub(super) const FENCE: u64 = u64::MAX - 1;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
-
 impl Link {
-    pub(super) fn new(index: PathIndex, spec: PathSpec) -> Link {
+    pub(super) fn new(index: PathIndex, spec: PathSpec, depth: u16) -> Link {
         Link {
             index,
             remote: spec.portal,
@@ -115,6 +114,7 @@ impl Link {
             mismatched_until: None,
             rechecking: false,
             adopt_protection: false,
+            depth: Depth::new(depth),
             closed_since: None,
             misconfigured: false,
             spec,
@@ -140,7 +140,10 @@ impl Link {
     /// Commands that the session would take now.
     pub(super) fn room(&self) -> usize {
         match self.phase {
-            Phase::Up => self.session.as_ref().map_or(0, |s| s.room()),
+            Phase::Up => self
+                .session
+                .as_ref()
+                .map_or(0, |s| s.room().min(self.depth.limit().saturating_sub(s.in_flight()))),
             _ => 0,
         }
     }
@@ -213,17 +216,34 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
             }
             _ => {}
         }
-        let last = v.engine.is_last(path);
-        let timeout = match last {
-            true => v.spec.tunables.last_path_timeout,
-            false => v.spec.tunables.path_timeout,
-        };
+        let timeout = silence_timeout(v, path);
         let Some(session) = v.links[index].session.as_mut() else { continue };
         session.set_silence_timeout(timeout);
         if session.poll_deadline().is_some_and(|(at, _)| at <= now) {
             session.handle_timeout(now);
             v.mark_link(path);
             events(v, now, path);
+        }
+    }
+}
+
+fn silence_timeout(v: &Volume, path: PathIndex) -> Duration {
+    match v.engine.is_last(path) {
+        true => v.spec.tunables.last_path_timeout,
+        false => v.spec.tunables.path_timeout,
+    }
+}
+
+/// The tunables have changed: what a session keeps of them follows.
+pub(super) fn retune(v: &mut Volume) {
+    for index in 0..v.links.len() {
+        let timeout = silence_timeout(v, v.links[index].index);
+        let tunables = &v.spec.tunables;
+        let link = &mut v.links[index];
+        link.depth.allow(tunables.queue_depth);
+        if let Some(session) = link.session.as_mut() {
+            session.set_nop_interval(tunables.nop_interval);
+            session.set_silence_timeout(timeout);
         }
     }
 }
@@ -243,7 +263,7 @@ pub(super) fn connect(v: &mut Volume, path: PathIndex) {
         remote: link.remote,
         source: link.spec.source,
         interface: link.spec.interface.clone(),
-        timeout: CONNECT_TIMEOUT,
+        timeout: v.spec.tunables.connect_timeout,
     };
     v.actions.push_back(action);
 }
@@ -274,10 +294,11 @@ fn session_config(v: &Volume, path: PathIndex) -> session::Config {
     config.header_digest = spec.header_digest;
     config.data_digest = spec.data_digest;
     config.chap = spec.chap.clone();
-    config.login_timeout = LOGIN_TIMEOUT;
+    config.login_timeout = v.spec.tunables.login_timeout;
     config.nop_interval = v.spec.tunables.nop_interval;
     config.silence_timeout = v.spec.tunables.last_path_timeout;
-    config.queue_depth = v.spec.tunables.queue_depth;
+    // The link keeps to the depth that is allowed, which can change while the session lives.
+    config.queue_depth = limits::TASKS_PER_SESSION_MAX as u16;
     config
 }
 

@@ -38,6 +38,7 @@ mod table;
 #[cfg(all(test, feature = "linux"))]
 mod tests;
 mod transfer;
+pub mod tunables;
 
 use crate::base::{Duration, Instant, TxQueue};
 use crate::export;
@@ -252,7 +253,7 @@ impl Volume {
     pub fn add_path(&mut self, now: Instant, spec: PathSpec) -> Result<PathIndex, TooManyPaths> {
         let index = self.engine.add_path(now, spec.info())?;
         assert_eq!(index.get(), self.links.len(), "engine and links count together");
-        self.links.push(Link::new(index, spec));
+        self.links.push(Link::new(index, spec, self.spec.tunables.queue_depth));
         link::connect(self, index);
         Ok(index)
     }
