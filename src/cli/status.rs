@@ -133,7 +133,7 @@ fn path_rows(paths: &[PathStatus]) -> Vec<Vec<String>> {
             p.name.clone(),
             p.state.to_string(),
             format!("{source} -> {}", p.portal),
-            p.in_flight.to_string(),
+            format!("{}/{}", p.in_flight, p.queue_depth),
             p.reads.to_string(),
             p.writes.to_string(),
             p.errors.to_string(),

@@ -34,6 +34,8 @@ pub struct PathSnapshot {
     pub stats: IoStats,
     /// Commands in flight.
     pub in_flight: u32,
+    /// Commands that may be in flight: the tunable, or less while the target refuses more.
+    pub queue_depth: u16,
     /// How often it has failed, and why the last time.
     pub failures: u64,
     /// The last failure's text.
@@ -320,6 +322,7 @@ impl Volume {
             preferred: self.engine.info(link.index).preferred,
             stats: self.engine.stats(link.index).clone(),
             in_flight: self.engine.in_flight(link.index),
+            queue_depth: link.depth.limit(),
             failures: self.engine.failures(link.index),
             last_failure: self.engine.last_failure(link.index).to_owned(),
             misconfigured: link.misconfigured,

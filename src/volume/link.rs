@@ -86,6 +86,8 @@ pub(super) struct Link {
     pub(super) adopt_protection: bool,
     /// How many commands it takes.
     pub(super) depth: Depth,
+    /// Its unit takes more than one command at a time (CMDQUE).
+    pub(super) queues: bool,
     /// Since when the command window is closed with nothing in flight.
     closed_since: Option<Instant>,
     /// The last failure is one that only a change of configuration cures.
@@ -115,6 +117,7 @@ impl Link {
             rechecking: false,
             adopt_protection: false,
             depth: Depth::new(depth),
+            queues: true,
             closed_since: None,
             misconfigured: false,
             spec,
@@ -143,7 +146,7 @@ impl Link {
             Phase::Up => self
                 .session
                 .as_ref()
-                .map_or(0, |s| s.room().min(self.depth.limit().saturating_sub(s.in_flight()))),
+                .map_or(0, |s| s.room().min(usize::from(self.depth.limit()).saturating_sub(s.in_flight()))),
             _ => 0,
         }
     }
@@ -240,7 +243,7 @@ pub(super) fn retune(v: &mut Volume) {
         let timeout = silence_timeout(v, v.links[index].index);
         let tunables = &v.spec.tunables;
         let link = &mut v.links[index];
-        link.depth.allow(tunables.queue_depth);
+        link.depth.allow(if link.queues { tunables.queue_depth } else { 1 });
         if let Some(session) = link.session.as_mut() {
             session.set_nop_interval(tunables.nop_interval);
             session.set_silence_timeout(timeout);

@@ -139,6 +139,10 @@ pub struct Volume {
     parts: Table<Part>,
     /// The logical unit once one path has shown it.
     unit: Option<Arc<LogicalUnit>>,
+    /// Which version of the shared unit that is.
+    unit_version: u64,
+    /// It was told that the paths show different sizes.
+    sizes_differ: bool,
     /// Blocks per READ or WRITE: what every path seen so far takes.
     transfer_step: u32,
     /// Parts that wait for a path, in order of arrival.
@@ -216,6 +220,8 @@ impl Volume {
             requests: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             parts: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             unit: None,
+            unit_version: 0,
+            sizes_differ: false,
             transfer_step: u32::MAX,
             ready: VecDeque::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             unplaced: Vec::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
@@ -347,6 +353,12 @@ impl Volume {
 
     /// Ends a turn: grants ranges, makes parts, gives them paths. Call it after all events of a turn.
     pub fn finish_turn(&mut self, now: Instant) {
+        let version = self.shared.unit_version();
+        if self.unit_version != version && self.unit.is_some() {
+            // Another lane has found it changed.
+            self.unit_version = version;
+            self.unit = self.shared.unit();
+        }
         loop {
             self.again = false;
             clients::attend(self, now);

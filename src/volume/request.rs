@@ -214,6 +214,8 @@ pub(super) struct History {
     pub(super) refused: PathSet,
     /// Where the last answer came from, and what it was.
     pub(super) last: Option<(PathIndex, Outcome)>,
+    /// The answers that sent it elsewhere: two paths that say the same of it are right.
+    pub(super) elsewhere: SmallVec<[(PathIndex, Outcome); 1]>,
     /// Retries at once, and unit attentions, on that path.
     pub(super) retries: u8,
     pub(super) attentions: u8,

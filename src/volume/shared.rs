@@ -24,11 +24,21 @@ struct Outcomes {
     settled: VecDeque<Settled>,
 }
 
+/// What the device was found to be.
+struct Known {
+    unit: Arc<LogicalUnit>,
+    /// The path that showed it first.
+    first: PathIndex,
+    /// Blocks as each path has last shown them; 0 for a path that has not.
+    blocks: [u64; PATHS_PER_DEVICE_MAX],
+}
+
 /// One per device, shared by its lanes.
 pub struct Shared {
     ledger: Mutex<Ledger>,
-    /// The unit, and the path that showed it first.
-    unit: Mutex<Option<(Arc<LogicalUnit>, PathIndex)>>,
+    unit: Mutex<Option<Known>>,
+    /// Counts changes of the unit, so that a lane sees one without the lock.
+    unit_version: AtomicU64,
     acknowledged: [AtomicU64; PATHS_PER_DEVICE_MAX],
     flushed: [AtomicU64; PATHS_PER_DEVICE_MAX],
     /// Grants and settlements on their way to their lane.
@@ -48,6 +58,7 @@ impl Shared {
         Shared {
             ledger: Mutex::new(ledger),
             unit: Mutex::new(None),
+            unit_version: AtomicU64::new(0),
             acknowledged: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
             flushed: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
             outcomes: Mutex::new(Outcomes::default()),
@@ -119,7 +130,9 @@ impl Shared {
     }
 
     /// The first unit that a path shows becomes the device; every later one must be the same, but for its
-    /// write protection where that may be taken over from `found` (`adopt`).
+    /// write protection where that may be taken over from `found` (`adopt`), and its size where that may
+    /// differ (`resized`). The device is as large as the smallest that its paths show: it shrinks with the
+    /// first of them, and grows with the last.
     ///
     /// # Errors
     /// What differs, when it is another one.
@@ -128,24 +141,55 @@ impl Shared {
         path: PathIndex,
         found: &LogicalUnit,
         adopt: bool,
+        resized: bool,
     ) -> Result<Arc<LogicalUnit>, Mismatch> {
-        let mut unit = self.unit.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((known, first)) = unit.as_mut() else {
-            let found = Arc::new(found.clone());
-            *unit = Some((found.clone(), path));
-            return Ok(found);
+        let mut guard = self.unit.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = guard.as_mut() else {
+            let unit = Arc::new(found.clone());
+            let mut blocks = [0; PATHS_PER_DEVICE_MAX];
+            blocks[path.get()] = found.blocks();
+            *guard = Some(Known { unit: unit.clone(), first: path, blocks });
+            self.unit_version.fetch_add(1, Ordering::Release);
+            return Ok(unit);
         };
-        let mut expected = known.clone();
-        if adopt && known.read_only() != found.read_only() {
-            expected = Arc::new(known.with_write_protection(found.read_only()));
+        let mut unit = known.unit.clone();
+        if adopt && unit.read_only() != found.read_only() {
+            unit = Arc::new(unit.with_write_protection(found.read_only()));
+        }
+        let mut expected = unit.clone();
+        if resized && expected.blocks() != found.blocks() {
+            expected = Arc::new(expected.with_blocks(found.blocks()));
         }
         // A unit without a name has one path only, which knows it again.
-        match *first == path {
+        match known.first == path {
             true => compare_again(&expected, found)?,
             false => compare(&expected, found)?,
         }
-        *known = expected;
-        Ok(known.clone())
+        known.blocks[path.get()] = found.blocks();
+        let shown = known.blocks.iter().copied().filter(|blocks| *blocks > 0);
+        let least = shown.min().expect("this path has shown some");
+        if unit.blocks() != least {
+            unit = Arc::new(unit.with_blocks(least));
+        }
+        if unit != known.unit {
+            known.unit = unit.clone();
+            self.unit_version.fetch_add(1, Ordering::Release);
+        }
+        Ok(unit)
+    }
+
+    /// Whether the paths show different sizes.
+    #[must_use]
+    pub fn sizes_differ(&self) -> bool {
+        let known = self.unit.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = known.as_ref() else { return false };
+        known.blocks.iter().any(|blocks| *blocks != 0 && *blocks != known.unit.blocks())
+    }
+
+    /// Changes whenever [`Shared::unit`] does.
+    #[must_use]
+    pub fn unit_version(&self) -> u64 {
+        self.unit_version.load(Ordering::Acquire)
     }
 
     /// An answered write was lost: the next flush has to say so.
@@ -163,7 +207,7 @@ impl Shared {
     #[must_use]
     pub fn unit(&self) -> Option<Arc<LogicalUnit>> {
         let unit = self.unit.lock().unwrap_or_else(PoisonError::into_inner);
-        unit.as_ref().map(|(unit, _)| unit.clone())
+        unit.as_ref().map(|known| known.unit.clone())
     }
 
     /// A write was acknowledged on this path.
