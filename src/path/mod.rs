@@ -6,6 +6,7 @@
 //! yet proven dead. Both are pure: time is an argument, `poll_*` gives what is due.
 
 mod backoff;
+mod cache;
 mod depth;
 mod engine;
 mod events;
@@ -20,6 +21,7 @@ pub mod verdict;
 
 pub use crate::stats::{Ended, Op};
 pub use backoff::{Backoff, Failure};
+pub use cache::{CacheLoss, SessionId};
 pub use depth::Depth;
 pub use engine::{Deadline, DeviceHealth, Engine, PathInfo, Tally, TooManyPaths, Tuning};
 pub use events::{Event, Events, Stamp, WallClock, What};

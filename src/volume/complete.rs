@@ -30,6 +30,7 @@ pub(super) fn done(
     v.engine.finished(path, verb.op(), bytes, now - flight.started, ended);
     if good {
         carried_out(v, now, path);
+        flush::session_answered(v, path, flight.started);
         good_answer(v, now, id, path, verb, data);
     } else {
         judge(v, now, id, path, outcome, data);
@@ -198,6 +199,9 @@ fn act(
     }
     if actions.contains(Actions::QUEUE_FULL) {
         queue_full(v, now, path, outcome);
+    }
+    if actions.contains(Actions::CACHE_LOST) {
+        flush::cache_lost(v, now, path, false);
     }
     if actions.contains(Actions::READ_ONLY) {
         v.links[path.get()].adopt_protection = true;

@@ -10,7 +10,7 @@
 
 use super::probing::{self, Probing};
 use super::spec::PathSpec;
-use super::{Action, Level, Volume, complete, fencing};
+use super::{Action, Level, Volume, complete, fencing, flush};
 use crate::base::{Blame, Duration, Instant, TxQueue};
 use crate::limits;
 use crate::path::identity::LogicalUnit;
@@ -84,6 +84,13 @@ pub(super) struct Link {
     pub(super) rechecking: bool,
     /// The recheck was asked for by a write that the unit refused as protected.
     pub(super) adopt_protection: bool,
+    /// When the present session was logged in, and when the one before was last heard of.
+    pub(super) login: Instant,
+    pub(super) heard: Instant,
+    /// When the last command was sent that has ended well.
+    pub(super) good: Instant,
+    /// Resets of ours that its session has reported, or was made after.
+    pub(super) resets: u64,
     /// How many commands it takes.
     pub(super) depth: Depth,
     /// Its unit takes more than one command at a time (CMDQUE).
@@ -116,6 +123,10 @@ impl Link {
             mismatched_until: None,
             rechecking: false,
             adopt_protection: false,
+            login: Instant::ZERO,
+            heard: Instant::ZERO,
+            good: Instant::ZERO,
+            resets: 0,
             depth: Depth::new(depth),
             queues: true,
             closed_since: None,
@@ -143,10 +154,9 @@ impl Link {
     /// Commands that the session would take now.
     pub(super) fn room(&self) -> usize {
         match self.phase {
-            Phase::Up => self
-                .session
-                .as_ref()
-                .map_or(0, |s| s.room().min(usize::from(self.depth.limit()).saturating_sub(s.in_flight()))),
+            Phase::Up => self.session.as_ref().map_or(0, |s| {
+                s.room().min(usize::from(self.depth.limit()).saturating_sub(s.in_flight()))
+            }),
             _ => 0,
         }
     }
@@ -425,7 +435,12 @@ pub(super) fn give_up(v: &mut Volume, now: Instant, path: PathIndex, then: Then)
     let link = &mut v.links[path.get()];
     assert!(link.has_socket(), "only a socket that exists can be given up");
     link.phase = Phase::Closing { then };
+    if let Some(session) = link.session_ref() {
+        link.heard = session.last_received();
+    }
+    flush::session_ended(v, path);
     v.actions.push_back(Action::GiveUp(path));
+    let link = &mut v.links[path.get()];
     if let Some(session) = link.session.as_mut() {
         session.handle_closed(now, CloseReason::GivenUp);
         events(v, now, path);
@@ -548,6 +563,8 @@ fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) {
     let link = &mut v.links[path.get()];
     assert!(matches!(link.phase, Phase::LoggingIn), "a login ends once");
     link.hops = 0;
+    link.login = now;
+    link.resets = v.shared.resets(path);
     let group = link.session_ref().and_then(Session::negotiated).and_then(|n| n.portal_group);
     let before = std::mem::replace(&mut link.portal_group, group);
     v.engine.transition(now, path, State::Probing, "logged in");
@@ -558,6 +575,8 @@ fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) {
         let link = &mut v.links[path.get()];
         link.phase = Phase::Fencing;
         let lun = link.spec.lun;
+        flush::will_reset(v, path);
+        let link = &mut v.links[path.get()];
         let session = link.session.as_mut().expect("a login belongs to a session");
         let sent = session.reset_logical_unit(now, lun, FENCE);
         assert!(sent, "a session that has just logged in takes a task management request");

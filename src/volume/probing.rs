@@ -2,7 +2,7 @@
 
 use super::link::{self, Link, PROBE, Phase, Retry, Then, where_};
 use super::probe::{self, Probe};
-use super::{Action, Level, Volume, clients, transfer};
+use super::{Action, Level, Volume, clients, flush, transfer};
 use crate::base::{Duration, Instant};
 use crate::path::identity::LogicalUnit;
 use crate::path::verdict::{Actions, Outcome};
@@ -137,8 +137,13 @@ fn step(v: &mut Volume, now: Instant, path: PathIndex) {
             probing.progress = now + time;
         }
         probe::Step::Ready(unit) => {
-            if probing.probe.attentions().contains(Actions::EARLIER_LOST) {
+            let found = probing.probe.attentions();
+            let relogin = !link.rechecking;
+            if found.contains(Actions::EARLIER_LOST) {
                 v.shared.set_earlier_lost();
+            }
+            if found.contains(Actions::CACHE_LOST) {
+                flush::cache_lost(v, now, path, relogin);
             }
             admit(v, now, path, *unit);
         }
@@ -214,6 +219,7 @@ fn in_service(
     link.unit = Some(Arc::new(found));
     link.phase = Phase::Up;
     let why = where_(link);
+    flush::session_up(v, path);
     link::retune(v);
     v.engine.transition(now, path, State::Active, &why);
     v.notice(now, Level::Info, Some(path), "active", &why);

@@ -106,6 +106,8 @@ pub(super) struct Request {
     pub(super) cached: bool,
     /// Paths whose targets a flush has reached.
     pub(super) reached: PathSet,
+    /// Sessions that may know whether a cache was lost were asked.
+    pub(super) asked_witnesses: bool,
     /// Marks of the writes that a flush covers, by path.
     pub(super) covers: Option<Box<flush::Marks>>,
     pub(super) started: Instant,
@@ -133,6 +135,7 @@ impl Request {
             pumping: false,
             cached: false,
             reached: PathSet::EMPTY,
+            asked_witnesses: false,
             covers: None,
             started: now,
         }
@@ -466,8 +469,9 @@ pub(super) fn advance(v: &mut Volume, now: Instant, id: RequestId) {
         }
         Stage::Body => finish(v, now, id),
         Stage::Stabilise => {
-            flush::settled(v, now, id);
-            finish(v, now, id);
+            if flush::settled(v, now, id) {
+                finish(v, now, id);
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::limits::PATHS_PER_DEVICE_MAX;
 use crate::path::identity::{LogicalUnit, Mismatch, compare, compare_again};
-use crate::path::{Ledger, Owner, PathIndex, Settled, TicketId};
+use crate::path::{CacheLoss, Ledger, Owner, PathIndex, PathSet, Settled, TicketId};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -49,6 +49,13 @@ pub struct Shared {
     no_lba_status: AtomicBool,
     /// An answered write was lost: the next flush says so.
     earlier_lost: AtomicBool,
+    cache_loss: Mutex<CacheLoss>,
+    /// An answer of any session matters to it.
+    cache_watch: AtomicBool,
+    /// Up to which acknowledged write each path was covered by a good FLUSH, its own or its mirror's.
+    covered: [AtomicU64; PATHS_PER_DEVICE_MAX],
+    /// LOGICAL UNIT RESETs of ours by the paths that they reach.
+    resets: [AtomicU64; PATHS_PER_DEVICE_MAX],
 }
 
 impl Shared {
@@ -67,6 +74,10 @@ impl Shared {
             no_write_same: AtomicBool::new(false),
             no_lba_status: AtomicBool::new(false),
             earlier_lost: AtomicBool::new(false),
+            cache_loss: Mutex::default(),
+            cache_watch: AtomicBool::new(false),
+            covered: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
+            resets: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
         }
     }
 
@@ -201,6 +212,46 @@ impl Shared {
     #[must_use]
     pub fn take_earlier_lost(&self) -> bool {
         self.earlier_lost.swap(false, Ordering::AcqRel)
+    }
+
+    /// Changes what is known of the caches.
+    pub fn cache_loss<T>(&self, change: impl FnOnce(&mut CacheLoss) -> T) -> T {
+        let mut loss = self.cache_loss.lock().unwrap_or_else(PoisonError::into_inner);
+        let out = change(&mut loss);
+        self.cache_watch.store(loss.is_watching(), Ordering::Release);
+        out
+    }
+
+    /// Whether good answers have to be told to [`Shared::cache_loss`].
+    #[must_use]
+    pub fn cache_watch(&self) -> bool {
+        self.cache_watch.load(Ordering::Acquire)
+    }
+
+    /// Whether a path has acknowledged writes, up to `mark`, that no good flush has covered.
+    #[must_use]
+    pub fn is_unflushed(&self, path: PathIndex, mark: u64) -> bool {
+        mark > self.flushed(path) && mark > self.covered[path.get()].load(Ordering::Acquire)
+    }
+
+    /// A FLUSH was answered good: everything up to `marks` is stable somewhere.
+    pub fn cover(&self, marks: &[u64; PATHS_PER_DEVICE_MAX]) {
+        for (covered, mark) in self.covered.iter().zip(marks) {
+            covered.fetch_max(*mark, Ordering::AcqRel);
+        }
+    }
+
+    /// A LOGICAL UNIT RESET of ours is sent to the target of these paths.
+    pub fn resetting(&self, paths: PathSet) {
+        for path in paths.iter() {
+            self.resets[path.get()].fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// How many LOGICAL UNIT RESETs of ours have reached the path's target.
+    #[must_use]
+    pub fn resets(&self, path: PathIndex) -> u64 {
+        self.resets[path.get()].load(Ordering::Acquire)
     }
 
     /// The unit, once known.
