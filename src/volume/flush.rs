@@ -160,7 +160,7 @@ fn same_target(v: &Volume, path: PathIndex) -> PathSet {
 /// A session's unit was powered on or reset: see [`crate::path::CacheLoss`]. `relogin`: it was found on a
 /// session that has just been logged in.
 pub(super) fn cache_lost(v: &mut Volume, now: Instant, path: PathIndex, relogin: bool) {
-    let resets = v.shared.resets(path);
+    let resets = v.shared.resets_sent(path);
     let link = &mut v.links[path.get()];
     let since = if relogin { link.heard } else { link.good };
     if std::mem::replace(&mut link.resets, resets) != resets {

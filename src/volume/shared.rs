@@ -1,6 +1,7 @@
 //! What the lanes of one device share: taken ranges, flush marks, what the unit was found to be and what
 //! it has refused. Everything here is rare or one short critical section per write.
 
+use super::resets::Resets;
 use crate::limits::PATHS_PER_DEVICE_MAX;
 use crate::path::identity::{LogicalUnit, Mismatch, compare, compare_again};
 use crate::path::{CacheLoss, Ledger, Owner, PathIndex, PathSet, Settled, TicketId};
@@ -36,9 +37,13 @@ struct Known {
 /// One per device, shared by its lanes.
 pub struct Shared {
     ledger: Mutex<Ledger>,
+    /// Who sends LOGICAL UNIT RESET. Never taken together with another lock.
+    resets: Mutex<Resets>,
     unit: Mutex<Option<Known>>,
     /// Counts changes of the unit, so that a lane sees one without the lock.
     unit_version: AtomicU64,
+    /// Paths whose content was found to be the device's.
+    content: Mutex<PathSet>,
     acknowledged: [AtomicU64; PATHS_PER_DEVICE_MAX],
     flushed: [AtomicU64; PATHS_PER_DEVICE_MAX],
     /// Grants and settlements on their way to their lane.
@@ -55,7 +60,7 @@ pub struct Shared {
     /// Up to which acknowledged write each path was covered by a good FLUSH, its own or its mirror's.
     covered: [AtomicU64; PATHS_PER_DEVICE_MAX],
     /// LOGICAL UNIT RESETs of ours by the paths that they reach.
-    resets: [AtomicU64; PATHS_PER_DEVICE_MAX],
+    resets_sent: [AtomicU64; PATHS_PER_DEVICE_MAX],
 }
 
 impl Shared {
@@ -64,8 +69,10 @@ impl Shared {
     pub fn new(ledger: Ledger) -> Shared {
         Shared {
             ledger: Mutex::new(ledger),
+            resets: Mutex::new(Resets::default()),
             unit: Mutex::new(None),
             unit_version: AtomicU64::new(0),
+            content: Mutex::new(PathSet::EMPTY),
             acknowledged: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
             flushed: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
             outcomes: Mutex::new(Outcomes::default()),
@@ -77,7 +84,7 @@ impl Shared {
             cache_loss: Mutex::default(),
             cache_watch: AtomicBool::new(false),
             covered: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
-            resets: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
+            resets_sent: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
         }
     }
 
@@ -85,6 +92,11 @@ impl Shared {
     /// methods check before they change.
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who sends LOGICAL UNIT RESET to which unit.
+    pub fn resets(&self) -> MutexGuard<'_, Resets> {
+        self.resets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Moves what the ledger has decided to where its lanes find it, and names the lanes.
@@ -203,6 +215,34 @@ impl Shared {
         self.unit_version.load(Ordering::Acquire)
     }
 
+    /// Paths whose content was found to be the device's.
+    #[must_use]
+    pub fn content_proven(&self) -> PathSet {
+        *self.content()
+    }
+
+    /// The same; if there is none, `path` is what the others are compared with from now on.
+    #[must_use]
+    pub fn content_first(&self, path: PathIndex) -> PathSet {
+        let mut content = self.content();
+        *content = content.or_else(PathSet::only(path));
+        *content
+    }
+
+    /// Only `path` counts from now on: nobody has seen what the others show.
+    pub fn content_restart(&self, path: PathIndex) {
+        *self.content() = PathSet::only(path);
+    }
+
+    /// The content over `path` is the device's.
+    pub fn set_content_proven(&self, path: PathIndex) {
+        self.content().insert(path);
+    }
+
+    fn content(&self) -> MutexGuard<'_, PathSet> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// An answered write was lost: the next flush has to say so.
     pub fn set_earlier_lost(&self) {
         self.earlier_lost.store(true, Ordering::Release);
@@ -244,14 +284,14 @@ impl Shared {
     /// A LOGICAL UNIT RESET of ours is sent to the target of these paths.
     pub fn resetting(&self, paths: PathSet) {
         for path in paths.iter() {
-            self.resets[path.get()].fetch_add(1, Ordering::AcqRel);
+            self.resets_sent[path.get()].fetch_add(1, Ordering::AcqRel);
         }
     }
 
     /// How many LOGICAL UNIT RESETs of ours have reached the path's target.
     #[must_use]
-    pub fn resets(&self, path: PathIndex) -> u64 {
-        self.resets[path.get()].load(Ordering::Acquire)
+    pub fn resets_sent(&self, path: PathIndex) -> u64 {
+        self.resets_sent[path.get()].load(Ordering::Acquire)
     }
 
     /// The unit, once known.

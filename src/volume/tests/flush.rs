@@ -291,6 +291,8 @@ fn our_own_reset_does_not_break_a_flush() {
     let tokens = [w.start_write(c, 64 * 512, pattern(9, 4096)), {
         w.start_write(c, 68 * 512, pattern(9, 512))
     }];
+    w.run_ms(5);
+    (0..2).for_each(|node| w.node(node).reset_connections());
     for token in tokens {
         w.answer(c, token).expect("repeated");
     }
