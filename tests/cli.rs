@@ -40,7 +40,7 @@ fn says(text: &str, parts: &[&str]) {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands: [(&str, &[&str]); 9] = [
+    let commands: [(&str, &[&str]); 10] = [
         ("", &["Examples:", "mpio attach", "Exit codes: 0 done, 1 tried and failed, 2 wrong"]),
         ("discover", &["Usage: mpio discover", "PORTAL[@SOURCE]", "--source", "Examples:"]),
         ("serve", &["Usage: mpio serve", "--config <FILE>", "--log-format", "SIGTERM", "Example:"]),
@@ -49,6 +49,7 @@ fn every_command_explains_itself() {
         ("config check", &["Usage: mpio config check", "<FILE>", "memory"]),
         ("status", &["[DEVICE]", "--json", "--control"]),
         ("policy", &["failover (FOO)", "round-robin (RR)", "--weight", "--prefer", "Examples:"]),
+        ("bench", &["TARGET", "--destructive", "--per-path", "--rate", "--report", "Examples:"]),
         ("path", &["disable", "enable", "recheck", "--force", "last usable", "Examples:"]),
     ];
     for (command, parts) in commands {

@@ -8,7 +8,7 @@ const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 270.0;
 /// Room for labels.
 const LEFT: f64 = 62.0;
-const RIGHT: f64 = 12.0;
+const RIGHT: f64 = 32.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 46.0;
 
@@ -43,7 +43,7 @@ impl Axis {
     /// Time from 0 to exactly `seconds`.
     #[must_use]
     pub fn seconds(seconds: f64) -> Axis {
-        let mut axis = Axis::linear("seconds", seconds, |value| short(value));
+        let mut axis = Axis::linear("seconds", seconds, short);
         axis.max = seconds.max(f64::MIN_POSITIVE);
         axis.ticks.retain(|(value, _)| *value <= axis.max);
         axis
@@ -100,12 +100,10 @@ fn frame(aria: &str, x: &Axis, y: &Axis, marks: &[Mark], inside: &str) -> String
     }
     for (value, name) in &x.ticks {
         let at = x_of(x, *value);
-        // A name at the right end would stick out.
-        let anchor = if at > right - 20.0 { "end" } else { "middle" };
         let _ = write!(
             out,
             "<line class=\"grid\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{top}\" y2=\"{bottom}\"/>\
-             <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
+             <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
             bottom + 18.0,
             escape(name)
         );
@@ -271,7 +269,7 @@ mod tests {
     fn nothing_leaves_the_frame() {
         let (x, y) = (Axis::seconds(10.0), Axis::linear("y", 5.0, short));
         let svg = lines("a", &x, &y, &[vec![(-5.0, -1.0), (20.0, 99.0)]], &[]);
-        assert!(svg.contains("points=\"62.0,224.0 468.0,10.0 \""), "{svg}");
+        assert!(svg.contains("points=\"62.0,224.0 448.0,10.0 \""), "{svg}");
         let bar = Bar { from: 0.0, to: 5.0, parts: vec![2.0, 3.0], text: "<b>".to_owned() };
         let mark = Mark { at: 5.0, text: "a & b".to_owned() };
         let svg = stacked("a", &x, &y, &[bar], &[mark]);

@@ -24,7 +24,7 @@ p{margin:.4rem 0}.dim{color:var(--dim)}.good{color:var(--good)}.bad{color:var(--
 .big div{background:var(--soft);border-radius:.5rem;padding:.6rem .8rem}\
 .big b{display:block;font-size:1.35rem;line-height:1.3;font-variant-numeric:tabular-nums}\
 .big span{color:var(--dim);font-size:.85rem}\
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,28rem),1fr));gap:1.5rem}\
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,28rem),1fr));gap:1.5rem;margin-top:1.2rem}\
 figure{margin:0;min-width:0}figcaption{font-weight:600;margin-bottom:.25rem}\
 svg{display:block;width:100%;height:auto}svg text{font:15px system-ui,sans-serif;fill:var(--dim)}\
 .grid{stroke:var(--line);stroke-width:1}.axis{stroke:var(--dim);stroke-width:1}\
