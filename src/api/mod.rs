@@ -9,8 +9,10 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+mod fences;
 mod status;
 
+pub use fences::{Confirmed, FenceList, FenceRange};
 pub use status::{
     DaemonStatus, DeviceState, DeviceStatus, Event, Fences, Hedges, Latency, PathState, PathStatus,
     Percentiles, SessionStatus, Status,
@@ -77,6 +79,18 @@ pub enum Command {
         #[serde(default)]
         force: bool,
     },
+    /// Ranges in doubt.
+    Fences {
+        /// Device name.
+        device: String,
+    },
+    /// An administrator's word that the node behind a path is off.
+    ConfirmDead {
+        /// Device name.
+        device: String,
+        /// Path name.
+        path: String,
+    },
 }
 
 /// What `mpio path` does.
@@ -127,6 +141,10 @@ pub enum Outcome {
     Status(Box<Status>),
     /// Answer to [`Command::Policy`].
     Policy(PolicyStatus),
+    /// Answer to [`Command::Fences`].
+    Fences(FenceList),
+    /// Answer to [`Command::ConfirmDead`].
+    Confirmed(Confirmed),
     /// Done, nothing more to say.
     Done {},
     /// It was not done.

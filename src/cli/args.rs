@@ -2,6 +2,7 @@
 //! functions that read the configuration file.
 
 use crate::api::PathAction;
+use crate::path::WEIGHT_MAX;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -69,6 +70,9 @@ pub enum Command {
     /// Take a path out, or back
     #[command(after_help = PATH_HELP)]
     Path(PathArgs),
+    /// Show blocks whose old writes may still land, or vouch that a node is off
+    #[command(after_help = FENCE_HELP)]
+    Fence(FenceArgs),
     /// Measure a device, or any NBD export: IOPS, MB/s, latency percentiles
     #[command(after_help = BENCH_HELP)]
     Bench(BenchArgs),
@@ -108,12 +112,20 @@ Example:
       --lun 1 --export tcp:127.0.0.1:10809 --policy round-robin";
 
 const POLICY_HELP: &str = "\
-Policies: failover (FOO), round-robin (RR), least-queue-depth (LQD, queue-length).
+Policies, with the names that they have elsewhere:
+  failover (FOO)                          the preferred path; another one when it is gone
+  round-robin (RR)                        every active path in turn
+  round-robin-subset (RRWS)               the optimized paths (ALUA) in turn
+  least-queue-depth (LQD, queue-length)   the path with the fewest commands in flight
+  least-bytes (LB, service-time)          the path with the fewest bytes in flight
+  weighted-paths (WP)                     shares by weight
+  latency                                 the path that answers soonest
+Weights of 0 to 100 count under least-queue-depth, least-bytes and weighted-paths; a path of weight 0 stands by.
 
 Examples:
   mpio policy vm0                     show it
   mpio policy vm0 failover --prefer a:ha1
-  mpio policy vm0 round-robin";
+  mpio policy vm0 weighted-paths --weight a:ha1=3 --weight b:ha1partner=1";
 
 const PATH_HELP: &str = "\
 Examples:
@@ -121,6 +133,17 @@ Examples:
   mpio path vm0 a:ha1 enable
   mpio path vm0 a:ha1 recheck         read identity and readiness again, reconnect at once";
 
+const FENCE_HELP: &str = "\
+A write that was given up on a path may still be executed there. Its blocks stay taken until that is
+proven impossible: writes that overlap them wait, reads and all other writes go on.
+
+confirm-dead is your word that the node behind PATH is off, or has lost all that it was ever sent. It
+is refused while PATH is logged in. If it is not true, an old write can land over newer data.
+
+Examples:
+  mpio fence vm0                      ranges in doubt: which, how old, by which path, what is tried
+  mpio fence vm0 list --json
+  mpio fence vm0 confirm-dead a:ha1   after the node of a:ha1 was switched off";
 const BENCH_HELP: &str = "\
 A device of the daemon is measured through its NBD export, as a user's I/O goes. Ctrl-C ends a run early,
 and it still reports. Nothing is written without --write or --mixed, and these ask for --destructive.
@@ -305,7 +328,7 @@ pub struct PolicyArgs {
     /// New policy; without, the present one is shown
     #[arg(value_name = "POLICY")]
     pub policy: Option<String>,
-    /// Weight of a path
+    /// Weight of a path, 0 to 100
     #[arg(long = "weight", value_name = "PATH=N", value_parser = weight)]
     pub weights: Vec<(String, u32)>,
     /// Path to prefer
@@ -421,11 +444,38 @@ impl From<PathActionArg> for PathAction {
     }
 }
 
+/// `fence`.
+#[derive(Debug, Args)]
+pub struct FenceArgs {
+    /// Device
+    #[arg(value_name = "DEVICE")]
+    pub device: String,
+    /// What to do; without, the ranges are listed.
+    #[command(subcommand)]
+    pub action: Option<FenceAction>,
+    /// One JSON object
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What `fence` does.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum FenceAction {
+    /// Show ranges in doubt
+    List,
+    /// The node behind a path is off: what was sent there is dead
+    ConfirmDead {
+        /// Path, such as a:ha1
+        #[arg(value_name = "PATH")]
+        path: String,
+    },
+}
+
 fn weight(text: &str) -> Result<(String, u32), String> {
     let parsed = text.rsplit_once('=').and_then(|(path, n)| Some((path, n.parse::<u32>().ok()?)));
     match parsed {
-        Some((path, n)) if !path.is_empty() && (1..=100).contains(&n) => Ok((path.to_owned(), n)),
-        _ => Err("a weight is written PATH=N, N from 1 to 100, such as a:ha1=3".to_owned()),
+        Some((path, n)) if !path.is_empty() && n <= WEIGHT_MAX => Ok((path.to_owned(), n)),
+        _ => Err(format!("a weight is written PATH=N, N from 0 to {WEIGHT_MAX}, such as a:ha1=3")),
     }
 }
 
@@ -494,7 +544,7 @@ mod tests {
             "mpio",
             "mpio serve",
             "mpio path vm0 a:ha1 destroy",
-            "mpio policy vm0 RR --weight a:ha1=0",
+            "mpio policy vm0 RR --weight a:ha1=101",
             "mpio attach --portal p --target t --lun x --export e",
             "mpio attach --portal p --target t --lun 1 --export e --chap-user u",
             "mpio config",

@@ -5,6 +5,7 @@
 //! control is busy, and control goes on while a lane is.
 
 mod exports;
+mod fences;
 mod handler;
 mod jobs;
 mod merge;

@@ -4,6 +4,7 @@ use super::{Lane, LaneConfig, LaneError, log};
 use crate::path::Policy;
 use crate::ring::{Ring, RingConfig, Waker};
 use crate::volume::admin::{AdminError, Snapshot};
+use crate::volume::doubts::Doubt;
 use crate::volume::shared::Shared;
 use crate::volume::spec::{DeviceSpec, PathSpec};
 use std::os::fd::OwnedFd;
@@ -95,6 +96,24 @@ pub enum Command {
         action: PathAction,
         /// Done or not.
         reply: oneshot::Sender<Result<(), CommandError>>,
+    },
+    /// Ranges in doubt on sessions of this lane.
+    Doubts {
+        /// Device name.
+        device: String,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Vec<Doubt>, CommandError>>,
+    },
+    /// An administrator says that the node behind a path is off.
+    ConfirmDead {
+        /// Device name.
+        device: String,
+        /// Path name.
+        path: String,
+        /// Only see whether it could be.
+        only_ask: bool,
+        /// How many ranges came out of doubt.
+        reply: oneshot::Sender<Result<usize, CommandError>>,
     },
     /// Finish what is in flight, flush, log out.
     Drain {

@@ -1,7 +1,7 @@
 //! How long a path may owe an answer, and how far one that came back from suspicion is trusted.
 //!
-//! * [`Patience`]: a path is suspect after max(20 ms, 8 x its recent p99) without a received byte while
-//!   commands are outstanding. "Recent" is the last one to two thousand answers.
+//! * [`Patience`]: a path is suspect when nothing has moved for 8 x its recent p99 while commands are
+//!   outstanding, but not before `suspect_after` (20 ms). "Recent" is the last one to two thousand answers.
 //! * [`Trust`]: a path that was suspect is active for reads first, then for one write at a time, then
 //!   fully. These are preferences: with no other path it carries everything.
 //! * [`command_timeout`]: the deadline of a command on a path, from its last progress.
@@ -13,11 +13,10 @@ use crate::base::Duration;
 use crate::limits::PATHS_PER_DEVICE_MAX;
 use crate::stats::Histogram;
 
-/// A path is never suspected sooner.
-const PATIENCE_MIN: Duration = Duration::from_millis(20);
 /// Patience with a path of which too little is known.
 const PATIENCE_UNKNOWN: Duration = Duration::from_millis(250);
-/// Never more patient than this: the deadline of a command is 2 s by default.
+/// Never more patient than this: the deadline of a command is 2 s by default. An answer that took longer
+/// tells of an outage and not of what the path needs.
 const PATIENCE_MAX: Duration = Duration::from_secs(1);
 /// Patience in multiples of the recent p99.
 const PATIENCE_FACTOR: u32 = 8;
@@ -46,10 +45,19 @@ impl Patience {
     }
 
     pub(super) fn record(&mut self, latency: Duration) {
+        if latency >= PATIENCE_MAX {
+            return;
+        }
         self.recent.record(latency);
         if self.recent.count() >= self.next_estimate {
             self.estimate();
         }
+    }
+
+    /// A suspect path has answered after all: until the next estimate it is given twice that time, so that
+    /// a path that has become slower is not suspected again for each command.
+    pub(super) fn excuse(&mut self, latency: Duration) {
+        self.patience = self.patience.max((latency * 2).min(PATIENCE_UNKNOWN));
     }
 
     pub(super) fn get(&self) -> Duration {
@@ -68,7 +76,7 @@ impl Patience {
     fn estimate(&mut self) {
         let p99 = self.recent.quantile(990).max(self.previous.quantile(990));
         let factored = Duration::from_micros(p99).saturating_mul(PATIENCE_FACTOR);
-        self.patience = factored.clamp(PATIENCE_MIN, PATIENCE_MAX);
+        self.patience = factored.min(PATIENCE_MAX);
         if self.recent.count() >= ANSWERS_PER_WINDOW {
             core::mem::swap(&mut self.recent, &mut self.previous);
             self.recent.clear();
@@ -203,11 +211,26 @@ mod tests {
     #[test]
     fn patience_is_eight_times_the_recent_p99_within_bounds() {
         assert_eq!(after(MS(1), 63).get(), PATIENCE_UNKNOWN);
-        assert_eq!(after(MS(1), 64).get(), PATIENCE_MIN);
-        assert_eq!(after(Duration::from_micros(90), 5000).get(), PATIENCE_MIN);
+        assert_eq!(after(MS(1), 64).get(), MS(8));
         assert_eq!(after(MS(10), 64).get(), MS(80));
         assert_eq!(after(MS(10), 100_000).get(), MS(80));
         assert_eq!(after(MS(500), 64).get(), PATIENCE_MAX);
+        let mut p = after(MS(1), 1000);
+        (0..1000).for_each(|_| p.record(MS(5_000)));
+        assert_eq!(p.get(), MS(8), "an outage is no service time");
+    }
+
+    #[test]
+    fn a_path_that_answers_late_is_given_more_time_until_the_next_estimate() {
+        let mut p = after(MS(1), 64);
+        p.excuse(MS(3));
+        assert_eq!(p.get(), MS(8), "no less than before");
+        p.excuse(MS(30));
+        assert_eq!(p.get(), MS(60));
+        p.excuse(MS(900));
+        assert_eq!(p.get(), PATIENCE_UNKNOWN, "but not for ever");
+        (0..64).for_each(|_| p.record(MS(1)));
+        assert_eq!(p.get(), MS(8));
     }
 
     #[test]
@@ -217,7 +240,7 @@ mod tests {
         (0..1024).for_each(|_| p.record(MS(1)));
         assert_eq!(p.get(), MS(400), "the previous window still counts");
         (0..1024).for_each(|_| p.record(MS(1)));
-        assert_eq!(p.get(), PATIENCE_MIN);
+        assert_eq!(p.get(), MS(8));
         p.reset();
         assert_eq!(p.get(), PATIENCE_UNKNOWN);
     }

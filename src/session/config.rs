@@ -88,6 +88,8 @@ pub struct Config {
     pub login_timeout: Duration,
     /// Time for the answer to a logout.
     pub logout_timeout: Duration,
+    /// Time for the answer to a task management request; the session goes on without it.
+    pub management_timeout: Duration,
     /// A quiet connection is pinged this often.
     pub nop_interval: Duration,
     /// A connection that owes an answer and is silent for this long is closed.
@@ -113,6 +115,7 @@ impl Config {
             chap: None,
             login_timeout: Duration::from_secs(15),
             logout_timeout: Duration::from_secs(2),
+            management_timeout: Duration::from_secs(30),
             nop_interval: Duration::from_millis(500),
             silence_timeout: Duration::from_secs(1),
             queue_depth: 128,

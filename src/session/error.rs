@@ -198,9 +198,6 @@ pub enum SessionError {
     /// No byte came in this time while an answer was owed.
     #[error("no answer for {0:?}, pings included")]
     Silence(Duration),
-    /// Task management without an answer, while pings were answered.
-    #[error("no answer to task management within {0:?}")]
-    ManagementTimedOut(Duration),
     /// The target announced that it drops the connection or session.
     #[error("the target announced that it drops the connection (Time2Wait {} s)", .time2wait.as_secs())]
     Dropped {
@@ -247,7 +244,6 @@ impl SessionError {
             | SessionError::Rejected { .. }
             | SessionError::Text(_) => Blame::TargetMisbehaved,
             SessionError::Silence(_)
-            | SessionError::ManagementTimedOut(_)
             | SessionError::Dropped { .. }
             | SessionError::LoggedOut
             | SessionError::LogoutFailed { .. }

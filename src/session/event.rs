@@ -141,6 +141,14 @@ pub enum Event {
         /// Response, [`codes::tmf_response`](crate::wire::iscsi::codes::tmf_response).
         response: u8,
     },
+    /// `abort` or `reset_logical_unit` had no answer in time. One that comes later counts for nothing: the
+    /// target may mean another request by it.
+    TaskManagementTimedOut {
+        /// The caller's name.
+        token: u64,
+        /// Function, [`codes::tmf`](crate::wire::iscsi::codes::tmf).
+        function: u8,
+    },
     /// Answer to `send_targets`.
     Targets(Vec<TargetRecord>),
     /// The target told something.

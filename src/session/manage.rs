@@ -5,7 +5,6 @@ use super::error::{LoginError, SessionError};
 use super::event::{AsyncEvent, Event, TaskTag};
 use super::login::CID;
 use super::task::{LOGOUT_SLOT, MANAGEMENT_SLOT, PING_SLOT, TEXT_SLOT, slot_of, tag};
-use super::timer::MANAGEMENT_TIMEOUT;
 use super::{End, Session, State};
 use crate::base::{Duration, Instant, Serial};
 use crate::limits;
@@ -45,10 +44,24 @@ pub(super) struct Management {
     ref_cmd_sn: Serial,
     /// CmdSN that it was sent with: it acts on lower ones.
     cmd_sn: Serial,
+    /// When its answer is not waited for any longer.
+    deadline: Instant,
 }
 
-/// The last commands that ended by task management. Their late PDUs are dropped: some targets send an
-/// answer that was on its way while they answered the management request.
+impl Management {
+    /// Whether it waits for an answer about this task.
+    pub(super) fn is_about(&self, tag: u32) -> bool {
+        self.live && self.function == tmf::ABORT_TASK && self.referenced == tag
+    }
+
+    pub(super) fn set_token(&mut self, token: u64) {
+        self.token = token;
+    }
+}
+
+/// The last tags that are over for us and perhaps not for the target: of commands that ended by task
+/// management (some targets send an answer that was on its way while they answered the management request),
+/// and of task management requests that were given up. Their late PDUs are dropped.
 #[derive(Debug)]
 pub(super) struct Concluded {
     tags: [u32; 64],
@@ -135,14 +148,14 @@ impl Session {
     // --- task management
 
     /// Sends ABORT TASK for a live command, immediate; no more data is sent for it. Answered by
-    /// [`Event::TaskManagement`] with the command's token. `false` when there is nothing to abort.
+    /// [`Event::TaskManagement`] with the command's token. `false` when there is nothing to abort, or one is
+    /// out for it already.
     pub fn abort(&mut self, now: Instant, task: TaskTag) -> bool {
-        if self.state != State::FullFeature {
+        let out = self.managements.iter().any(|m| m.is_about(task.0));
+        if self.state != State::FullFeature || out {
             return false;
         }
-        let Some(found) = self.tasks.get(task.0).filter(|task| !task.aborting) else {
-            return false;
-        };
+        let Some(found) = self.tasks.get(task.0) else { return false };
         let request = Management {
             live: true,
             generation: 0,
@@ -154,6 +167,7 @@ impl Session {
             referenced: task.0,
             ref_cmd_sn: found.cmd_sn,
             cmd_sn: Serial(0),
+            deadline: now + self.config.management_timeout,
         };
         if !self.manage(now, request) {
             return false;
@@ -180,6 +194,7 @@ impl Session {
             referenced: TAG_NONE,
             ref_cmd_sn: Serial(0),
             cmd_sn: Serial(0),
+            deadline: now + self.config.management_timeout,
         };
         self.manage(now, request)
     }
@@ -199,11 +214,32 @@ impl Session {
             None => return false,
         };
         self.owe(now);
-        self.management_deadline.get_or_insert(now + MANAGEMENT_TIMEOUT);
         let generation = self.managements[index].generation.wrapping_add(1);
         self.managements[index] = Management { generation, ..request };
+        self.time_managements();
         self.put_management(index);
         true
+    }
+
+    fn time_managements(&mut self) {
+        let live = self.managements.iter().filter(|m| m.live);
+        self.management_deadline = live.map(|m| m.deadline).min();
+    }
+
+    /// Requests that were waited for long enough: whoever asked may ask again. The session goes on, since it
+    /// answers pings: a unit that hangs keeps its task management waiting, and a new login too.
+    pub(super) fn managements_unanswered(&mut self, now: Instant) {
+        for index in 0..self.managements.len() {
+            let m = &mut self.managements[index];
+            if !m.live || m.deadline > now {
+                continue;
+            }
+            m.live = false;
+            let (token, function) = (m.token, m.function);
+            self.superseded.push(management_tag(index, m.generation));
+            self.events.push_back(Event::TaskManagementTimedOut { token, function });
+        }
+        self.time_managements();
     }
 
     fn put_management(&mut self, index: usize) {
@@ -237,12 +273,14 @@ impl Session {
     /// Task management response (section 11.6).
     pub(super) fn management_response(
         &mut self,
-        now: Instant,
         r: &TaskManagementResponse,
     ) -> Result<(), SessionError> {
         self.window.status(r.numbers.stat_sn)?;
         self.window.update(&r.numbers)?;
         let Some(index) = self.management(r.task_tag) else {
+            if self.superseded.contains(r.task_tag) {
+                return Ok(());
+            }
             return Err(SessionError::Protocol("a task management response to no request"));
         };
         match r.response {
@@ -255,15 +293,14 @@ impl Session {
             // The others belong to functions that are never sent.
             _ => return Err(SessionError::Protocol("a reserved task management response")),
         }
-        self.end_management(now, index, r.response);
+        self.end_management(index, r.response);
         Ok(())
     }
 
-    fn end_management(&mut self, now: Instant, index: usize, response: u8) {
+    fn end_management(&mut self, index: usize, response: u8) {
         let m = self.managements[index];
         self.managements[index].live = false;
-        let open = self.managements.iter().any(|m| m.live);
-        self.management_deadline = open.then_some(now + MANAGEMENT_TIMEOUT);
+        self.time_managements();
         match (m.function, response) {
             (tmf::ABORT_TASK, tmf_response::COMPLETE) => {
                 if self.tasks.get(m.referenced).is_some() {
@@ -282,12 +319,9 @@ impl Session {
                     self.conclude(tag);
                 }
             }
-            _ => {
-                // Not aborted; another try may be made.
-                if let Some(task) = self.tasks.get(m.referenced) {
-                    task.aborting = false;
-                }
-            }
+            // Not ended, and nothing is proven. Another try may be made; of an aborted write no data is sent
+            // even so, because it may have been repeated elsewhere by now.
+            _ => {}
         }
         self.events.push_back(Event::TaskManagement {
             token: m.token,
@@ -452,7 +486,7 @@ impl Session {
                     m.waiting = true;
                     self.management_retry.get_or_insert(now + MANAGEMENT_RETRY);
                 } else {
-                    self.end_management(now, index, tmf_response::REJECTED);
+                    self.end_management(index, tmf_response::REJECTED);
                 }
                 Ok(false)
             }

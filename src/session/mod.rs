@@ -48,7 +48,7 @@ pub use event::{
 pub use negotiate::Negotiated;
 pub use timer::Deadline;
 
-use crate::base::{Duration, Instant, Serial, TxQueue};
+use crate::base::{Duration, Instant, Payload, Serial, TxQueue};
 use crate::limits;
 use crate::wire::iscsi::request::LoginRequest;
 use crate::wire::iscsi::{Deframer, Framer};
@@ -58,7 +58,7 @@ use login::Login;
 use manage::{Concluded, Management};
 use receive::Incoming;
 use std::collections::VecDeque;
-use task::Tasks;
+use task::{Tasks, Way};
 use transfer::{Rules, Transfer};
 use window::Window;
 
@@ -135,6 +135,7 @@ pub struct Session {
     transfers: VecDeque<Transfer>,
     managements: Vec<Management>,
     concluded: Concluded,
+    superseded: Concluded,
     exchange: Option<Box<Exchange>>,
     deframer: Deframer,
     framer: Framer,
@@ -149,6 +150,8 @@ pub struct Session {
     /// Answers to pings of the target since the transmit queue was last empty.
     pongs: u32,
     last_received: Instant,
+    /// When the target last moved any command on.
+    last_moved: Instant,
     /// Since when an answer has been owed without a break.
     owed_since: Instant,
     /// End of the login, or of the logout.
@@ -157,7 +160,7 @@ pub struct Session {
     logout_due: Option<Instant>,
     /// When task management requests that were refused for lack of resources are sent again.
     management_retry: Option<Instant>,
-    /// When the oldest task management request, or the next after an answer, must be answered.
+    /// When the eldest task management request is not waited for any longer.
     management_deadline: Option<Instant>,
     statistics: Statistics,
 }
@@ -185,6 +188,7 @@ impl Session {
             transfers: VecDeque::with_capacity(usize::from(depth)),
             managements: Vec::new(),
             concluded: Concluded::default(),
+            superseded: Concluded::default(),
             exchange: None,
             deframer: Deframer::new(limits::LOGIN_SEGMENT_MAX, false),
             framer: Framer::default(),
@@ -196,6 +200,7 @@ impl Session {
             generation,
             pongs: 0,
             last_received: Instant::ZERO,
+            last_moved: Instant::ZERO,
             owed_since: Instant::ZERO,
             phase_deadline: Instant::MAX,
             logout_due: None,
@@ -292,6 +297,38 @@ impl Session {
     #[must_use]
     pub fn last_progress(&self, tag: TaskTag) -> Option<Instant> {
         self.tasks.peek(tag.0).map(|task| task.progress)
+    }
+
+    /// Whether some of what a live command has to send has not been handed to the kernel.
+    #[must_use]
+    pub fn awaits_socket(&self, tag: TaskTag) -> bool {
+        let handed = self.tx.handed();
+        self.tasks.peek(tag.0).is_some_and(|task| task.queued > 0 || handed <= task.start)
+    }
+
+    /// When the target last moved any command on: an answer, data, an R2T. Pings do not count.
+    #[must_use]
+    pub fn last_moved(&self) -> Instant {
+        self.last_moved
+    }
+
+    /// Gives a live command another name: its end is told under that one. `false` when its end is told
+    /// already, or it never was.
+    pub fn rename(&mut self, tag: TaskTag, token: u64) -> bool {
+        let Some(task) = self.tasks.get(tag.0) else { return false };
+        task.token = token;
+        for m in self.managements.iter_mut().filter(|m| m.is_about(tag.0)) {
+            m.set_token(token);
+        }
+        true
+    }
+
+    /// Nobody wants the data of this read any more: what came is let go, what comes is dropped.
+    pub fn discard(&mut self, tag: TaskTag) {
+        if let Some(task) = self.tasks.get(tag.0).filter(|task| task.way == Way::Read) {
+            task.unwanted = true;
+            task.data = Payload::new();
+        }
     }
 
     /// Whether a byte of a live command was handed to the kernel, so that it may execute.

@@ -24,7 +24,9 @@ pub(super) enum Incoming {
     Nothing,
     /// Data of a read.
     Data(DataIn),
-    /// Data that nobody wants.
+    /// Data of a read that nobody wants any more.
+    Unwanted(DataIn),
+    /// Data of no task.
     Discard,
     /// Data to be collected, up to this many bytes; what is beyond is dropped.
     Collect(Box<Bhs>, usize),
@@ -101,9 +103,11 @@ impl Session {
         match &mut self.incoming {
             Incoming::Data(header) => {
                 let tag = header.task_tag;
-                if let Some(task) = self.tasks.get(tag)
+                self.last_moved = now;
+                if let Some(task) = self.tasks.get(tag).filter(|task| !task.unwanted)
                     && !range.is_empty()
                 {
+                    task.progress = now;
                     task.data.push(chunk.slice(range));
                 }
                 if end {
@@ -125,6 +129,13 @@ impl Session {
                     return result;
                 }
             }
+            Incoming::Unwanted(header) => {
+                if end {
+                    let header = *header;
+                    self.incoming = Incoming::Nothing;
+                    self.data_in_end(now, &header)?;
+                }
+            }
             Incoming::Discard => {
                 if end {
                     self.incoming = Incoming::Nothing;
@@ -142,7 +153,7 @@ impl Session {
             op::R2T => self.r2t(now, &R2t::parse(bhs))?,
             op::NOP_IN => self.nop_in(&NopIn::parse(bhs))?,
             op::TASK_MANAGEMENT_RESPONSE => {
-                self.management_response(now, &TaskManagementResponse::parse(bhs))?;
+                self.management_response(&TaskManagementResponse::parse(bhs))?;
             }
             op::TEXT_RESPONSE => self.text_response(now, &TextResponse::parse(bhs), data)?,
             op::ASYNC_MESSAGE => self.async_message(now, &AsyncMessage::parse(bhs), data)?,

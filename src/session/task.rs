@@ -44,6 +44,8 @@ pub(super) struct Task {
     pub way: Way,
     /// ABORT TASK is queued: no data is sent any more.
     pub aborting: bool,
+    /// Nobody wants the data of this read any more.
+    pub unwanted: bool,
     /// Outstanding R2Ts.
     pub r2ts: u16,
     /// Bursts that were asked for and are not sent whole: entries in the queue of transfers, or dropped
@@ -77,6 +79,7 @@ impl Task {
             generation: 0,
             way: Way::None,
             aborting: false,
+            unwanted: false,
             r2ts: 0,
             queued: 0,
             repeats: 0,

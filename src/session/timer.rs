@@ -26,12 +26,9 @@ pub enum Deadline {
     LogoutDue,
     /// A task management request is to be sent again.
     ManagementRetry,
-    /// A task management request must have been answered.
+    /// A task management request is not waited for any longer.
     Management,
 }
-
-/// How long task management may stay without any answer; a reset waits for what the unit is doing.
-pub(super) const MANAGEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Session {
     /// The next instant at which `handle_timeout` has something to do, and what.
@@ -84,9 +81,7 @@ impl Session {
                 }
                 Deadline::LogoutDue => self.logout(now),
                 Deadline::ManagementRetry => self.retry_managements(),
-                Deadline::Management => {
-                    self.end(End::Session(SessionError::ManagementTimedOut(MANAGEMENT_TIMEOUT)));
-                }
+                Deadline::Management => self.managements_unanswered(now),
             }
         }
     }

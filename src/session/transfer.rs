@@ -130,7 +130,7 @@ impl Session {
         let cmd_sn = self.window.take();
         let (tag, task) = self.tasks.insert().expect("room was checked");
         task.way = way;
-        task.aborting = false;
+        (task.aborting, task.unwanted) = (false, false);
         (task.r2ts, task.queued, task.repeats, task.empties) = (0, 0, 0, 0);
         (task.token, task.lun, task.edtl, task.cmd_sn) = (token, lun, edtl, cmd_sn);
         task.next_sn = Serial(0);
@@ -256,6 +256,7 @@ impl Session {
         }
         task.asked = task.asked.max(end);
         task.progress = now;
+        self.last_moved = now;
         task.queued += 1;
         if task.aborting {
             return Ok(());
@@ -312,12 +313,17 @@ impl Session {
         }
         task.next_sn = task.next_sn.plus(1);
         task.progress = now;
+        self.last_moved = now;
         if header.data_len == 0 {
             task.empties += 1;
             if task.empties > EMPTY_DATA_IN_MAX {
                 return Err(Protocol("Data-In without data again and again"));
             }
             return self.data_in_end(now, &header);
+        }
+        if task.unwanted {
+            self.incoming = Incoming::Unwanted(header);
+            return Ok(());
         }
         if header.offset as usize != task.data.len() {
             return Err(Protocol("Data-In out of order, DataPDUInOrder=Yes"));
@@ -411,9 +417,10 @@ impl Session {
         residual: Residual,
         sense: Option<Box<[u8]>>,
     ) -> Result<(), SessionError> {
+        self.last_moved = now;
         let task = self.tasks.get(tag).expect("the task was looked up");
         let mut data = Payload::new();
-        if response == 0 {
+        if response == 0 && !task.unwanted {
             let whole = match residual {
                 Residual::None | Residual::Over(_) => task.edtl,
                 Residual::Under(n) => task.edtl.checked_sub(n).ok_or(SessionError::Protocol(

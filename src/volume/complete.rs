@@ -2,12 +2,12 @@
 
 use super::request::{self, Flight, PartId, PartVerb, Verb};
 use super::table::Key;
-use super::{Level, Volume, fencing, flush, link, probing};
+use super::{Level, Volume, abandon, content, fencing, flush, health, link, probing};
 use crate::base::{Duration, Instant, Payload};
 use crate::path::verdict::{
     self, Actions, CommandKind, Context, Decision, Failure, Outcome, TRANSITION_DEFAULT, Verdict,
 };
-use crate::path::{CommandClass, Ended, PathIndex, PathSet, command_timeout};
+use crate::path::{Ended, PathIndex, PathSet};
 use crate::session::{Completion, Residual};
 use crate::wire::nbd::NbdError;
 use crate::wire::scsi::{SenseKey, Status};
@@ -20,6 +20,9 @@ pub(super) fn done(
     token: u64,
     completion: Completion,
 ) {
+    if let Some(straggler) = abandon::key(token) {
+        return abandon::done(v, now, straggler, completion);
+    }
     let id = Key::from_token(token);
     let Some((verb, bytes, flight)) = land(v, id, path) else { return };
     let short = is_short(verb, bytes, &completion);
@@ -28,6 +31,7 @@ pub(super) fn done(
     let good = outcome == Outcome::GOOD;
     let ended = if good { Ended::Good } else { Ended::Error };
     v.engine.finished(path, verb.op(), bytes, now - flight.started, ended);
+    health::answered(v, now, path, verb.op());
     if good {
         good_answer(v, now, id, path, verb, data);
     } else {
@@ -38,7 +42,7 @@ pub(super) fn done(
 /// Whether other bytes moved than the command asked for, in either direction. A residual of a WRITE is data
 /// that is not on the medium; an overflow says that the unit counts in other blocks than we do. UNMAP is
 /// advice, and `tgtd` reports its whole parameter list as a residual.
-fn is_short(verb: PartVerb, bytes: u32, completion: &Completion) -> bool {
+pub(super) fn is_short(verb: PartVerb, bytes: u32, completion: &Completion) -> bool {
     let less = verb == PartVerb::Read && completion.data.len() != bytes as usize;
     less || (verb != PartVerb::Unmap && completion.residual != Residual::None)
 }
@@ -48,11 +52,20 @@ fn land(v: &mut Volume, id: PartId, path: PathIndex) -> Option<(PartVerb, u32, F
     let part = v.parts.get_mut(id)?;
     let flight = part.flight.take()?;
     assert_eq!(flight.path, path, "a command ends on the path that carries it");
-    let block_size = v.unit.as_ref().map_or(0, |unit| unit.block_size());
-    Some((part.verb, part.blocks.saturating_mul(block_size), flight))
+    let verb = part.verb;
+    if !flight.accused {
+        health::landed(v, path, verb.op());
+    }
+    Some((verb, part_bytes(v, id), flight))
 }
 
-fn good_answer(
+/// Bytes that a part moves, for statistics.
+pub(super) fn part_bytes(v: &Volume, id: PartId) -> u32 {
+    let blocks = v.parts.get(id).map_or(0, |part| part.blocks);
+    blocks.saturating_mul(v.unit.as_ref().map_or(0, |unit| unit.block_size()))
+}
+
+pub(super) fn good_answer(
     v: &mut Volume,
     now: Instant,
     id: PartId,
@@ -68,6 +81,10 @@ fn good_answer(
         // Written with the FUA bit it is in no cache.
         if !(fua && writes && unit.is_some_and(|unit| unit.dpofua())) {
             v.shared.acknowledged(path);
+        }
+        if v.content_open && verb == PartVerb::Write {
+            let lba = part.lba;
+            content::written(v, now, lba);
         }
     } else if verb == PartVerb::Sync {
         let request = v.parts.get(id).expect("the caller found the part").request;
@@ -159,7 +176,7 @@ fn learn(v: &mut Volume, id: PartId, path: PathIndex, outcome: Outcome, verdict:
 }
 
 /// What else an answer means for the path.
-fn act(
+pub(super) fn act(
     v: &mut Volume,
     now: Instant,
     path: PathIndex,
@@ -260,6 +277,9 @@ fn fall_back(v: &mut Volume, now: Instant, id: PartId, verb: PartVerb) -> bool {
 /// The command has no answer and will get none. `sent`: its first byte was handed to the kernel, so the
 /// target may still execute it. Returns whether it is in doubt now.
 pub(super) fn lost(v: &mut Volume, now: Instant, path: PathIndex, token: u64, sent: bool) -> bool {
+    if let Some(straggler) = abandon::key(token) {
+        return abandon::lost(v, now, straggler);
+    }
     let id = Key::from_token(token);
     let Some((verb, bytes, flight)) = land(v, id, path) else { return false };
     v.engine.finished(path, verb.op(), bytes, now - flight.started, Ended::Lost);
@@ -273,63 +293,9 @@ pub(super) fn lost(v: &mut Volume, now: Instant, path: PathIndex, token: u64, se
 
 /// The target has said that the command will not be executed any more: it is repeated, nothing is in doubt.
 pub(super) fn aborted(v: &mut Volume, now: Instant, path: PathIndex, token: u64) {
-    lost(v, now, path, token, false);
-}
-
-/// Commands past their deadline: the path that does not answer them is given up.
-pub(super) fn command_timeouts(v: &mut Volume, now: Instant) {
-    closed_windows(v, now);
-    let mut late: Option<(PathIndex, Duration)> = None;
-    for (_, part) in v.parts.iter() {
-        let Some(flight) = part.flight else { continue };
-        let class = match part.verb {
-            PartVerb::Read | PartVerb::Write | PartVerb::WriteZeros => CommandClass::Transfer,
-            PartVerb::WriteSame { .. } | PartVerb::Unmap | PartVerb::Sync | PartVerb::LbaStatus => {
-                CommandClass::Long
-            }
-        };
-        let tunables = &v.spec.tunables;
-        let limit = command_timeout(
-            class,
-            v.engine.is_last(flight.path),
-            tunables.command_timeout,
-            tunables.last_path_command_timeout,
-        );
-        let progress = v.links[flight.path.get()].progress(flight.tag, flight.started);
-        if now - progress >= limit {
-            late = Some((flight.path, now - flight.started));
-            break;
-        }
-    }
-    let Some((path, age)) = late else { return };
-    let why = format!(
-        "a command has had no answer for {:.1} s although the connection is up: the unit behind this path \
-         hangs; its commands are repeated elsewhere",
-        age.as_secs_f64()
-    );
-    link::fail(v, now, path, &why);
-}
-
-/// Paths that take no command although they owe no answer: nothing there is ever late.
-fn closed_windows(v: &mut Volume, now: Instant) {
-    if v.ready.is_empty() {
-        return;
-    }
-    for index in 0..v.links.len() {
-        let path = v.links[index].index;
-        let tunables = &v.spec.tunables;
-        let limit = match v.engine.is_last(path) {
-            true => tunables.last_path_command_timeout,
-            false => tunables.command_timeout,
-        };
-        let closed = v.links[index].closed_for(now);
-        if !closed.is_zero() && closed >= limit {
-            let why = format!(
-                "the target's command window has been closed for {:.1} s with nothing outstanding",
-                closed.as_secs_f64()
-            );
-            link::fail(v, now, path, &why);
-        }
+    match abandon::key(token) {
+        Some(straggler) => abandon::aborted(v, now, straggler),
+        None => _ = lost(v, now, path, token, false),
     }
 }
 

@@ -4,10 +4,10 @@
 //! for `no_path_timeout` and then fails.
 
 use super::request::{self, Asker, Flight, Part, PartId, PartVerb, RequestId, Stage};
-use super::{Level, Volume, block_ops};
+use super::{Level, Volume, block_ops, health};
 use crate::base::{Duration, Instant, Payload};
 use crate::path::identity::LogicalUnit;
-use crate::path::{Op, PathIndex};
+use crate::path::{Ask, Op, PathIndex};
 use crate::session::{Command, Direction};
 use crate::wire::nbd::NbdError;
 use crate::wire::scsi::{Cdb, Transfer, Width, unmap};
@@ -88,9 +88,10 @@ fn start(v: &mut Volume, now: Instant, id: PartId) -> Started {
     let unit = v.unit.as_ref().expect("a usable path has shown the unit");
     let bytes = part.blocks.saturating_mul(unit.block_size());
     let op = part.verb.op();
-    match v.engine.choose_among(op, bytes, candidates) {
+    let at = Some(part.lba.saturating_mul(u64::from(unit.block_size())));
+    match v.engine.choose_among(Ask { op, bytes, at }, candidates) {
         Some(path) => {
-            send(v, now, id, path, op);
+            send(v, now, id, path, (op, bytes));
             Started::Yes
         }
         None if candidates == usable => Started::Full,
@@ -98,23 +99,24 @@ fn start(v: &mut Volume, now: Instant, id: PartId) -> Started {
     }
 }
 
-fn send(v: &mut Volume, now: Instant, id: PartId, path: PathIndex, op: Op) {
-    let command = command(v, id, path);
+fn send(v: &mut Volume, now: Instant, id: PartId, path: PathIndex, (op, bytes): (Op, u32)) {
+    let command = command(v, id, path, id.to_token());
     let session = v.links[path.get()].session().expect("a usable path has a session");
     let tag = match session.submit(now, command) {
         Ok(tag) => tag,
         Err(_) => unreachable!("the session had room"),
     };
     let part = v.parts.get_mut(id).expect("the part is queued");
-    part.flight = Some(Flight { path, tag, started: now, reset: false });
-    v.engine.started(path, op);
+    part.flight = Some(Flight { path, tag, started: now, reset: false, accused: false });
+    v.engine.started(path, op, bytes);
+    health::started(v, now, path, op);
     let full = v.links[path.get()].room() == 0;
     v.engine.set_full(path, full);
     v.mark_link(path);
 }
 
-/// The SCSI command of a part.
-fn command(v: &mut Volume, id: PartId, path: PathIndex) -> Command {
+/// The SCSI command of a part, named `token` in the session.
+pub(super) fn command(v: &mut Volume, id: PartId, path: PathIndex, token: u64) -> Command {
     let part = v.parts.get(id).expect("the part is queued");
     let request = v.requests.get_mut(part.request).expect("a part belongs to a request");
     let link = &v.links[path.get()];
@@ -162,7 +164,7 @@ fn command(v: &mut Volume, id: PartId, path: PathIndex) -> Command {
             (Cdb::GetLbaStatus { lba: part.lba, allocation: len }, Direction::Read { len })
         }
     };
-    Command { token: id.to_token(), lun: link.spec.lun, cdb: cdb.to_bytes(), data }
+    Command { token, lun: link.spec.lun, cdb: cdb.to_bytes(), data }
 }
 
 fn transfer(unit: &LogicalUnit, part: &Part, fua: bool) -> Transfer {

@@ -1,22 +1,38 @@
 //! Write ownership, the volume's side: which nexus a copy was sent on, and how a proof is obtained.
 //!
 //! A write that was given up on a path may still be executed by its target at any later time. Its copy is
-//! entered in the ledger as *in doubt*, and the range stays taken. The proof accepted here: the same
-//! nexus (target, portal group, initiator name, ISID) logged into again, and then LOGICAL UNIT RESET
-//! answered with response 0 on that session before any other command uses it. Otherwise the range is held
-//! until `fence_timeout`.
+//! entered in the ledger as *in doubt*, and the range stays taken. What proves it dead:
+//!
+//! | proof | where |
+//! |---|---|
+//! | its own status; ABORT TASK for it answered with 0 | `complete`, on the session that carries it |
+//! | LOGICAL UNIT RESET answered with 0 on that session, which answers pings: [`hung_units`] | here |
+//! | the nexus logged into again, then LOGICAL UNIT RESET answered with 0: [`logged_in`] | here |
+//! | the login alone, where `fence_proof = "reinstatement"` | here |
+//! | an administrator, or `fence_command`: [`confirmed`] | `fence_command`, `admin` |
+//!
+//! Without any of them the range is given up after `fence_timeout`, in mode `overlap` only.
 
-use super::link::Phase;
+use super::link::{FENCE, Phase};
 use super::request::{self, PartId};
+use super::resets::{UnitKey, Waiting};
+use super::spec::FenceProof;
 use super::table::Key;
-use super::{Level, Volume, probing};
+use super::{Level, Volume, abandon, probing};
 use crate::base::Instant;
 use crate::path::{Nexus, PathIndex, Proof};
 use crate::session::TaskTag;
 
 /// The nexus of a path's present session on this lane.
 pub(super) fn nexus(v: &Volume, path: PathIndex) -> Nexus {
-    Nexus { lane: v.lane, path, generation: v.links[path.get()].generation }
+    let link = &v.links[path.get()];
+    Nexus { lane: v.lane, path, generation: link.generation, group: link.portal_group }
+}
+
+/// The unit behind a path, as resets know it.
+fn unit_key(v: &Volume, path: PathIndex) -> UnitKey {
+    let spec = &v.links[path.get()].spec;
+    UnitKey { target: spec.target.clone(), lun: spec.lun }
 }
 
 /// A part that changes the medium was given up on `path` after its first byte had left.
@@ -34,54 +50,190 @@ pub(super) fn in_doubt(v: &mut Volume, now: Instant, id: PartId, path: PathIndex
     request::wake_lanes(v);
 }
 
-/// Whether copies sent on earlier sessions of this path are in doubt.
+/// Whether copies sent on earlier sessions of this path's nexus are in doubt.
 pub(super) fn needed(v: &Volume, path: PathIndex) -> bool {
     v.shared.ledger().needs_proof(nexus(v, path))
 }
 
-/// Whether a LOGICAL UNIT RESET on the session that has just logged in proves anything, and may be used: it
-/// ends the commands of other hosts too. `before` is the portal group of the session that is in doubt.
-pub(super) fn possible(v: &mut Volume, now: Instant, path: PathIndex, before: Option<u16>) -> bool {
-    let why = if v.spec.tunables.shared && !v.spec.tunables.fence_reset {
-        "the unit is shared with other hosts and fence_reset is off".to_owned()
-    } else {
-        let group = v.links[path.get()].portal_group;
-        if before == group {
-            return true;
-        }
-        format!("the old session was in portal group {before:?}, the new one is in {group:?}")
-    };
-    let why =
-        format!("no LOGICAL UNIT RESET: {why}; blocks in doubt stay held until fence_timeout");
+/// A path has logged in. Returns whether its session has to wait for a reset before anything may use it.
+pub(super) fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) -> bool {
+    let own = nexus(v, path);
+    stranded(v, now, path, own);
+    if !needed(v, path) {
+        return false;
+    }
+    if v.spec.tunables.fence_proof == FenceProof::Reinstatement {
+        let proven = v.shared.ledger().proven(own, Proof::Reinstated);
+        freed(v, now, path, proven, "login (fence_proof = \"reinstatement\")");
+        return false;
+    }
+    if !may_reset(v, now, path) {
+        return false;
+    }
+    let why = "waits for the answer to LOGICAL UNIT RESET: writes sent here before are in doubt";
+    v.engine.set_reason(path, why);
+    v.links[path.get()].phase = Phase::Fencing;
+    let waiting = Waiting { nexus: own, inherited: None };
+    v.shared.resets().wait(&unit_key(v, path), waiting);
+    run_reset(v, now, path);
+    true
+}
+
+/// Doubts of sessions in another portal group: this login is another nexus and proves nothing for them.
+fn stranded(v: &mut Volume, now: Instant, path: PathIndex, own: Nexus) {
+    let other = v
+        .shared
+        .ledger()
+        .in_doubt()
+        .find(|d| own.follows(d.nexus) && !own.covers(d.nexus))
+        .map(|d| d.nexus.group);
+    let Some(before) = other else { return };
+    let why = format!(
+        "the old session was in portal group {before:?}, the new one is in {:?}: its login proves nothing; \
+         blocks in doubt stay held until fence_timeout",
+        own.group
+    );
     v.notice(now, Level::Warn, Some(path), "not fenced", &why);
+}
+
+/// Whether LOGICAL UNIT RESET may be used: it ends the commands of other hosts too.
+fn may_reset(v: &mut Volume, now: Instant, path: PathIndex) -> bool {
+    if !v.spec.tunables.shared || v.spec.tunables.fence_reset {
+        return true;
+    }
+    let why = "no LOGICAL UNIT RESET: the unit is shared with other hosts and fence_reset is off; blocks in \
+               doubt stay held until fence_timeout";
+    v.notice(now, Level::Warn, Some(path), "not fenced", why);
     false
 }
 
-/// The reset was answered on a session that had just been logged into.
-pub(super) fn reset_answered(v: &mut Volume, now: Instant, path: PathIndex, response: u8) {
-    let link = &v.links[path.get()];
-    if !matches!(link.phase, Phase::Fencing) {
-        return;
-    }
-    if response == 0 {
-        let nexus = nexus(v, path);
-        let proven = v.shared.ledger().proven(nexus, Proof::ReinstatedAndReset);
-        request::wake_lanes(v);
-        let why = format!("{proven} ranges in doubt proven free by login and LOGICAL UNIT RESET");
-        v.notice(now, Level::Info, Some(path), "fenced", &why);
-        sibling_sessions(v, now, path);
+/// Sends LOGICAL UNIT RESET, unless one is out for this unit already, by whatever lane.
+fn run_reset(v: &mut Volume, now: Instant, path: PathIndex) {
+    let key = unit_key(v, path);
+    let patience = v.spec.tunables.management_timeout;
+    let Some(serial) = v.shared.resets().begin(now, &key, nexus(v, path), patience) else { return };
+    let link = &mut v.links[path.get()];
+    let session = link.session.as_mut().expect("only a session that is logged in resets");
+    if session.reset_logical_unit(now, key.lun, FENCE) {
+        link.reset = Some((serial, now));
+        v.mark_link(path);
     } else {
+        v.shared.resets().failed(&key, serial);
+    }
+}
+
+/// A reset was answered.
+pub(super) fn reset_answered(v: &mut Volume, now: Instant, path: PathIndex, response: u8) {
+    let Some((serial, _)) = v.links[path.get()].reset.take() else { return };
+    let key = unit_key(v, path);
+    if response != 0 {
+        v.shared.resets().failed(&key, serial);
+        v.links[path.get()].reset_not_before = now + v.spec.tunables.management_timeout;
         let why = format!(
             "LOGICAL UNIT RESET was answered with response {response}: no proof; blocks in doubt stay held \
              until fence_timeout"
         );
         v.notice(now, Level::Warn, Some(path), "not fenced", &why);
+        go_on(v, now, path);
+        return;
     }
-    probing::begin(v, now, path);
+    let Some(freed_now) = v.shared.resets().answered(&key, serial) else { return };
+    let mut proven = 0;
+    for waiting in &freed_now {
+        let mut ledger = v.shared.ledger();
+        for nexus in [Some(waiting.nexus), waiting.inherited].into_iter().flatten() {
+            proven += ledger.proven(nexus, Proof::ReinstatedAndReset);
+        }
+    }
+    for lane in freed_now.iter().map(|w| w.nexus.lane).filter(|lane| *lane != v.lane) {
+        v.actions.push_back(super::Action::WakeLane(lane));
+    }
+    let how = match v.links[path.get()].phase {
+        Phase::Fencing => "login and LOGICAL UNIT RESET",
+        _ => "LOGICAL UNIT RESET on the session that carries them",
+    };
+    freed(v, now, path, proven, how);
+    sibling_sessions(v, now, path);
+    retry(v, now);
+}
+
+/// A reset had no answer for `management_timeout`: another one may be sent, by whoever comes first.
+pub(super) fn reset_unanswered(v: &mut Volume, path: PathIndex) {
+    let Some((serial, _)) = v.links[path.get()].reset.take() else { return };
+    let key = unit_key(v, path);
+    v.shared.resets().failed(&key, serial);
+}
+
+/// Ranges came out of doubt by a proof.
+fn freed(v: &mut Volume, now: Instant, path: PathIndex, proven: usize, how: &str) {
+    request::wake_lanes(v);
+    let why = format!("{proven} ranges in doubt proven free by {how}");
+    v.notice(now, Level::Info, Some(path), "fenced", &why);
+}
+
+/// Somebody knows that the node behind a path is off: everything sent there until now is dead.
+pub(super) fn confirmed(
+    v: &mut Volume,
+    now: Instant,
+    path: PathIndex,
+    nexuses: impl IntoIterator<Item = Nexus>,
+    proof: Proof,
+) -> usize {
+    let mut proven = 0;
+    for nexus in nexuses {
+        proven += v.shared.ledger().proven(nexus, proof);
+    }
+    let how = match proof {
+        Proof::Commanded => "fence_command",
+        Proof::Confirmed => "an administrator's word that its target's node is off",
+        Proof::ReinstatedAndReset | Proof::Reinstated => unreachable!("those are no words"),
+    };
+    freed(v, now, path, proven, how);
+    proven
+}
+
+/// The session of a path is over: it neither waits nor resets.
+pub(super) fn session_ended(v: &mut Volume, path: PathIndex) {
+    v.links[path.get()].reset = None;
+    let (key, own) = (unit_key(v, path), nexus(v, path));
+    let mut resets = v.shared.resets();
+    if resets.gone(&key, own) {
+        let lanes = resets.lanes(&key);
+        drop(resets);
+        for lane in lanes.into_iter().filter(|lane| *lane != v.lane) {
+            v.actions.push_back(super::Action::WakeLane(lane));
+        }
+    }
+}
+
+/// Units that hang behind a session that answers pings: the write that was given up there has neither
+/// ended nor been aborted. The reset is tried on that very session, which is not dropped to fence one
+/// unit: some targets block the new login behind the hung disk.
+pub(super) fn hung_units(v: &mut Volume, now: Instant) {
+    for index in 0..v.links.len() {
+        let link = &v.links[index];
+        let path = link.index;
+        if !link.is_served() || link.reset.is_some() || now < link.reset_not_before {
+            continue;
+        }
+        let since = v.shared.ledger().doubted_since(nexus(v, path));
+        let patience = v.spec.tunables.command_timeout;
+        if since.is_none_or(|since| now < since + patience) {
+            continue;
+        }
+        if may_reset(v, now, path) {
+            run_reset(v, now, path);
+        } else {
+            v.links[index].reset_not_before = now + v.spec.tunables.management_timeout;
+        }
+    }
 }
 
 /// Whether a reset of the unit was answered after this command was sent.
 pub(super) fn was_reset(v: &Volume, token: u64) -> bool {
+    if let Some(straggler) = abandon::key(token) {
+        return v.stragglers.get(straggler).is_some_and(|straggler| straggler.reset);
+    }
     let part = v.parts.get(Key::from_token(token));
     part.and_then(|part| part.flight).is_some_and(|flight| flight.reset)
 }
@@ -113,6 +265,10 @@ pub(super) fn abort_all_on(v: &mut Volume, now: Instant, target: &str, except: O
                 flight.tag
             })
             .collect();
+        for straggler in v.stragglers.values_mut().filter(|s| s.path == path) {
+            straggler.reset = true;
+            tags.push(straggler.tag);
+        }
         if let Phase::Probing(probing) = &v.links[path.get()].phase {
             tags.extend(probing.asked());
         }
@@ -124,12 +280,29 @@ pub(super) fn abort_all_on(v: &mut Volume, now: Instant, target: &str, except: O
     }
 }
 
-/// Links that wait for a proof which is not needed any more (the ledger has given up waiting) go on.
+/// Links that wait for a proof: those that need none any more (it came from another lane's reset, or the
+/// ledger has given up waiting) go on; one of the others may run the next reset.
 pub(super) fn retry(v: &mut Volume, now: Instant) {
     for index in 0..v.links.len() {
         let path = v.links[index].index;
-        if matches!(v.links[index].phase, Phase::Fencing) && !needed(v, path) {
-            probing::begin(v, now, path);
+        if !matches!(v.links[index].phase, Phase::Fencing) {
+            continue;
+        }
+        if !needed(v, path) {
+            go_on(v, now, path);
+        } else if v.links[index].reset.is_none() {
+            run_reset(v, now, path);
         }
     }
+}
+
+/// The session may be used.
+fn go_on(v: &mut Volume, now: Instant, path: PathIndex) {
+    if !matches!(v.links[path.get()].phase, Phase::Fencing) {
+        return;
+    }
+    let (key, own) = (unit_key(v, path), nexus(v, path));
+    v.shared.resets().gone(&key, own);
+    v.links[path.get()].reset = None;
+    probing::begin(v, now, path);
 }

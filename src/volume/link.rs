@@ -10,13 +10,13 @@
 
 use super::probing::{self, Probing};
 use super::spec::PathSpec;
-use super::{Action, Level, Volume, complete, fencing};
+use super::{Action, Level, Volume, complete, content, fencing};
 use crate::base::{Blame, Duration, Instant, TxQueue};
 use crate::limits;
 use crate::path::identity::LogicalUnit;
 use crate::path::{Failure, PathIndex, State};
 use crate::session::{
-    self, AsyncEvent, CloseReason, Event, Kind, LoginError, Session, SessionError, TaskTag,
+    self, AsyncEvent, CloseReason, Event, Kind, LoginError, Session, SessionError,
 };
 use crate::wire::iscsi::TargetAddress;
 use crate::wire::iscsi::codes::{tmf, tmf_response};
@@ -30,7 +30,7 @@ pub(super) enum Phase {
     Waiting,
     Connecting,
     LoggingIn,
-    /// LOGICAL UNIT RESET is out; no other command uses the session.
+    /// It waits for the answer to LOGICAL UNIT RESET; no command uses the session.
     Fencing,
     /// Identity and readiness are read.
     Probing(Box<Probing>),
@@ -69,6 +69,10 @@ pub(super) struct Link {
     pub(super) generation: u64,
     /// Portal group of the last login: a proof counts only in the same one.
     pub(super) portal_group: Option<u16>,
+    /// LOGICAL UNIT RESET that is out on this session: its number, and since when.
+    pub(super) reset: Option<(u32, Instant)>,
+    /// The target has refused to reset: it is not asked again before this.
+    pub(super) reset_not_before: Instant,
     /// Where the next connection goes, and where it really comes from.
     remote: SocketAddr,
     /// The configured portal: a redirect may always lead back to it.
@@ -86,12 +90,24 @@ pub(super) struct Link {
     pub(super) adopt_protection: bool,
     /// Since when the command window is closed with nothing in flight.
     closed_since: Option<Instant>,
+    /// READs and WRITEs in flight that have not accused the path, and since when there are any.
+    pub(super) owed: u32,
+    pub(super) owed_since: Instant,
+    /// When the socket last took bytes.
+    pub(super) taken_at: Instant,
+    /// Where the path hung, when it is asked next, and questions that are open.
+    pub(super) hung_at: u64,
+    pub(super) ask_at: Instant,
+    pub(super) asked: u32,
+    /// Stragglers past their deadline.
+    pub(super) overdue: u32,
     /// The last failure is one that only a change of configuration cures.
     pub(super) misconfigured: bool,
 }
 
 /// Token of a probe's command: no part has it, since no table slot is that high.
 pub(super) const PROBE: u64 = u64::MAX;
+/// Token of LOGICAL UNIT RESET; a session has one out at most.
 pub(super) const FENCE: u64 = u64::MAX - 1;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -108,6 +124,8 @@ impl Link {
             unit: None,
             generation: 0,
             portal_group: None,
+            reset: None,
+            reset_not_before: Instant::ZERO,
             local: None,
             hops: 0,
             disabling: false,
@@ -116,6 +134,13 @@ impl Link {
             rechecking: false,
             adopt_protection: false,
             closed_since: None,
+            owed: 0,
+            owed_since: Instant::ZERO,
+            taken_at: Instant::ZERO,
+            hung_at: 0,
+            ask_at: Instant::MAX,
+            asked: 0,
+            overdue: 0,
             misconfigured: false,
             spec,
         }
@@ -145,12 +170,6 @@ impl Link {
         }
     }
 
-    /// When the command last made progress.
-    pub(super) fn progress(&mut self, tag: TaskTag, started: Instant) -> Instant {
-        let progress = self.session.as_mut().and_then(|s| s.last_progress(tag));
-        progress.unwrap_or(started).max(started)
-    }
-
     /// When something has to be done for this link.
     pub(super) fn deadline(&self) -> Instant {
         let own = match &self.phase {
@@ -172,6 +191,16 @@ impl Link {
             return Duration::ZERO;
         }
         now - *self.closed_since.get_or_insert(now)
+    }
+
+    /// Whether it is logged in and takes commands, were there any.
+    pub(super) fn is_served(&self) -> bool {
+        matches!(self.phase, Phase::Up | Phase::Probing(_))
+    }
+
+    /// Whether its target has let it in, and it is not known to be gone.
+    pub(super) fn is_logged_in(&self) -> bool {
+        matches!(self.phase, Phase::LoggingOut { .. } | Phase::Fencing) || self.is_served()
     }
 
     /// Whether its session lives, or may come to.
@@ -277,6 +306,7 @@ fn session_config(v: &Volume, path: PathIndex) -> session::Config {
     config.login_timeout = LOGIN_TIMEOUT;
     config.nop_interval = v.spec.tunables.nop_interval;
     config.silence_timeout = v.spec.tunables.last_path_timeout;
+    config.management_timeout = v.spec.tunables.management_timeout;
     config.queue_depth = v.spec.tunables.queue_depth;
     config
 }
@@ -402,7 +432,8 @@ pub(super) fn give_up(v: &mut Volume, now: Instant, path: PathIndex, then: Then)
     assert!(link.has_socket(), "only a socket that exists can be given up");
     link.phase = Phase::Closing { then };
     v.actions.push_back(Action::GiveUp(path));
-    if let Some(session) = link.session.as_mut() {
+    fencing::session_ended(v, path);
+    if let Some(session) = v.links[path.get()].session.as_mut() {
         session.handle_closed(now, CloseReason::GivenUp);
         events(v, now, path);
     }
@@ -444,11 +475,17 @@ fn event_(v: &mut Volume, now: Instant, path: PathIndex, event: Event) {
         Event::Done { token: PROBE, tag, completion } => {
             probing::answered(v, now, path, tag, completion);
         }
-        Event::Done { token, completion, .. } => complete::done(v, now, path, token, completion),
         Event::Lost { token: PROBE, .. } | Event::Aborted { token: PROBE, .. } => {
             probing::interrupted(v, now, path);
         }
-        Event::Lost { token: FENCE, .. } | Event::Aborted { token: FENCE, .. } => {}
+        Event::Done { token: content::REFERENCE, tag, completion } => {
+            content::reference_answered(v, now, path, Some((tag, completion)));
+        }
+        Event::Done { token, completion, .. } => complete::done(v, now, path, token, completion),
+        Event::Lost { token: content::REFERENCE, .. }
+        | Event::Aborted { token: content::REFERENCE, .. } => {
+            content::reference_answered(v, now, path, None);
+        }
         Event::Aborted { token, .. } => complete::aborted(v, now, path, token),
         Event::Lost { token, sent } => {
             let alive = v.links[path.get()]
@@ -465,7 +502,8 @@ fn event_(v: &mut Volume, now: Instant, path: PathIndex, event: Event) {
         Event::TaskManagement { token: FENCE, response, .. } => {
             fencing::reset_answered(v, now, path, response);
         }
-        Event::TaskManagement { .. } => {}
+        Event::TaskManagementTimedOut { token: FENCE, .. } => fencing::reset_unanswered(v, path),
+        Event::TaskManagement { .. } | Event::TaskManagementTimedOut { .. } => {}
         Event::LogoutRequested { within } => {
             let why = format!("the target asked for a logout within {within:?}");
             v.notice(now, Level::Info, Some(path), "logout requested", &why);
@@ -525,22 +563,11 @@ fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) {
     assert!(matches!(link.phase, Phase::LoggingIn), "a login ends once");
     link.hops = 0;
     let group = link.session_ref().and_then(Session::negotiated).and_then(|n| n.portal_group);
-    let before = std::mem::replace(&mut link.portal_group, group);
+    link.portal_group = group;
     v.engine.transition(now, path, State::Probing, "logged in");
-    if fencing::needed(v, path) && fencing::possible(v, now, path, before) {
-        let why =
-            "waits for the answer to LOGICAL UNIT RESET: writes sent here before are in doubt";
-        v.engine.set_reason(path, why);
-        let link = &mut v.links[path.get()];
-        link.phase = Phase::Fencing;
-        let lun = link.spec.lun;
-        let session = link.session.as_mut().expect("a login belongs to a session");
-        let sent = session.reset_logical_unit(now, lun, FENCE);
-        assert!(sent, "a session that has just logged in takes a task management request");
-        v.mark_link(path);
-        return;
+    if !fencing::logged_in(v, now, path) {
+        probing::begin(v, now, path);
     }
-    probing::begin(v, now, path);
 }
 
 fn login_failed(v: &mut Volume, now: Instant, path: PathIndex, error: &LoginError) {

@@ -19,18 +19,23 @@
 //!
 //! Deliberately not here: sockets, clocks, threads. The lane and the simulator drive the same code.
 
+mod abandon;
 pub mod admin;
 mod block_ops;
 mod clients;
 mod complete;
+mod content;
 mod dispatch;
+pub mod doubts;
 mod fencing;
 mod flush;
+mod health;
 mod link;
 mod memory;
 pub mod probe;
 mod probing;
 mod request;
+pub mod resets;
 mod service;
 pub mod shared;
 pub mod spec;
@@ -46,12 +51,14 @@ use crate::path::{
     BlockRange, Burst, Engine, PathIndex, PathSet, Stamp, State, TooManyPaths, Tuning,
 };
 use crate::stats::IoStats;
+use abandon::Straggler;
 use bytes::Bytes;
 use clients::Client;
 pub use clients::ClientId;
 use link::Link;
 use request::{Part, PartId, Request, RequestId};
 use shared::Shared;
+use smallvec::SmallVec;
 use spec::{DeviceSpec, PathSpec};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -136,6 +143,11 @@ pub struct Volume {
     clients: Table<Client>,
     requests: Table<Request>,
     parts: Table<Part>,
+    /// Commands that no part is in flight with.
+    stragglers: Table<Straggler>,
+    /// Paths with READs or WRITEs in flight that have not accused them.
+    owing: PathSet,
+    scratch: Vec<(Instant, PartId)>,
     /// The logical unit once one path has shown it.
     unit: Option<Arc<LogicalUnit>>,
     /// Blocks per READ or WRITE: what every path seen so far takes.
@@ -154,6 +166,11 @@ pub struct Volume {
     unticketed: VecDeque<(RequestId, BlockRange)>,
     actions: VecDeque<Action>,
     dirty_links: PathSet,
+    /// Paths that are compared by what clients write.
+    content_waits: PathSet,
+    /// Some path is not known to show the device: what clients write is remembered in `written`.
+    content_open: bool,
+    written: SmallVec<[u64; crate::path::content::WRITTEN_MAX]>,
     dirty_clients: Vec<ClientId>,
     /// Payload bytes that clients hold, and those who wait for more, in order.
     payload_held: u64,
@@ -202,6 +219,7 @@ impl Volume {
             policy: spec.policy,
             failback: spec.tunables.failback,
             burst: Burst::default(),
+            sticky_bytes: spec.tunables.sticky_bytes,
             seed: u64::from_le_bytes(seed),
         };
         let engine = Engine::new(now, tuning);
@@ -214,6 +232,9 @@ impl Volume {
             clients: Table::with_capacity(8),
             requests: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             parts: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
+            stragglers: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
+            owing: PathSet::EMPTY,
+            scratch: Vec::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             unit: None,
             transfer_step: u32::MAX,
             ready: VecDeque::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
@@ -224,6 +245,9 @@ impl Volume {
             unticketed: VecDeque::new(),
             actions: VecDeque::with_capacity(64),
             dirty_links: PathSet::EMPTY,
+            content_waits: PathSet::EMPTY,
+            content_open: false,
+            written: SmallVec::new(),
             dirty_clients: Vec::with_capacity(16),
             payload_held: 0,
             blocked: VecDeque::new(),
@@ -253,6 +277,7 @@ impl Volume {
         let index = self.engine.add_path(now, spec.info())?;
         assert_eq!(index.get(), self.links.len(), "engine and links count together");
         self.links.push(Link::new(index, spec));
+        self.content_open = content::open(self);
         link::connect(self, index);
         Ok(index)
     }
@@ -299,12 +324,15 @@ impl Volume {
         }
     }
 
-    /// A send has completed.
-    pub fn handle_sent(&mut self, now: Instant, endpoint: Endpoint) {
+    /// A send has completed. Whether that made anything possible: then another [`Volume::finish_turn`] is due.
+    pub fn handle_sent(&mut self, now: Instant, endpoint: Endpoint) -> bool {
         match endpoint {
             // A session makes the data of long writes as it is sent: it is asked for more when the
             // driver takes the next send.
-            Endpoint::Path(_) => {}
+            Endpoint::Path(path) => {
+                self.links[path.get()].taken_at = now;
+                false
+            }
             Endpoint::Client(client) => clients::sent(self, now, client),
         }
     }
@@ -320,6 +348,7 @@ impl Volume {
     /// Everything whose time has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         link::timeouts(self, now);
+        health::timeouts(self, now);
         clients::timeouts(self, now);
         dispatch::delayed(self, now);
         if now >= self.next_tick {
@@ -329,7 +358,7 @@ impl Volume {
     }
 
     fn tick(&mut self, now: Instant) {
-        let unproven = self.shared.ledger().handle_timeout(now);
+        let unproven = self.shared.ledger().handle_timeout(now, |_| true);
         if unproven > 0 {
             request::wake_lanes(self);
             let why = format!(
@@ -338,8 +367,9 @@ impl Volume {
             );
             self.notice(now, Level::Error, None, "unproven", &why);
         }
-        complete::command_timeouts(self, now);
+        health::tick(self, now);
         dispatch::no_path(self, now);
+        fencing::hung_units(self, now);
         fencing::retry(self, now);
         self.advance_drain(now);
     }
@@ -410,6 +440,7 @@ impl Volume {
                 next = next.min(self.engine.retry_at(link.index).unwrap_or(Instant::MAX));
             }
         }
+        next = next.min(health::deadline(self));
         next = next.min(self.engine.failback_deadline().unwrap_or(Instant::MAX));
         for (_, client) in self.clients.iter() {
             next = next.min(client.connection.poll_deadline().unwrap_or(Instant::MAX));
@@ -425,11 +456,13 @@ impl Volume {
 
     fn needs_tick(&self) -> bool {
         self.parts.len() > 0
+            || self.stragglers.len() > 0
             || self.draining.as_ref().is_some_and(|d| !d.reported)
             || self.engine.down_since().is_some()
             || clients::any_waits(self)
-            || self.shared.ledger().poll_deadline().is_some()
+            || self.shared.ledger().counters().pending > 0
             || self.held > 0
+            || self.links.iter().any(|link| matches!(link.phase, link::Phase::Fencing))
             || !self.unticketed.is_empty()
     }
 

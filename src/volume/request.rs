@@ -6,7 +6,7 @@
 
 use super::clients::ClientId;
 use super::table::Key;
-use super::{Volume, block_ops, flush, transfer};
+use super::{Volume, abandon, block_ops, flush, transfer};
 use crate::base::{Duration, Instant, Payload};
 use crate::export::{Handle, Reply};
 use crate::path::verdict::{CommandKind, Outcome};
@@ -194,6 +194,8 @@ pub(super) struct Flight {
     pub(super) started: Instant,
     /// A LOGICAL UNIT RESET on another session of the same unit has been answered since it was sent.
     pub(super) reset: bool,
+    /// It has made its path suspect once, or was there when it became so.
+    pub(super) accused: bool,
 }
 
 pub(super) struct Part {
@@ -205,6 +207,8 @@ pub(super) struct Part {
     pub(super) flight: Option<Flight>,
     /// Only these paths (a flush goes to one target).
     pub(super) only: Option<PathSet>,
+    /// Stragglers that there have been of it.
+    pub(super) copies: u16,
 }
 
 /// What has been answered to a part so far: what the verdict on the next answer has to know.
@@ -409,7 +413,8 @@ fn pump(v: &mut Volume, id: RequestId) {
 
 impl Part {
     pub(super) fn new(request: RequestId, verb: PartVerb, lba: u64, blocks: u32) -> Part {
-        Part { request, verb, lba, blocks, history: History::default(), flight: None, only: None }
+        let history = History::default();
+        Part { request, verb, lba, blocks, history, flight: None, only: None, copies: 0 }
     }
 }
 
@@ -421,6 +426,9 @@ pub(super) fn part_done(
     result: Result<Payload, NbdError>,
 ) {
     let part = v.parts.remove(id).expect("a part ends once");
+    if part.copies > 0 {
+        abandon::unwanted(v, id);
+    }
     let Some(request) = v.requests.get_mut(part.request) else { return };
     request.live = request.live.checked_sub(1).expect("a live part was counted");
     match result {

@@ -2,9 +2,10 @@
 
 use crate::harness::daemon::{Daemon, path_of};
 use crate::harness::embedded::{Embedded, PATHS};
-use crate::harness::nbd::{READ, Raw};
+use crate::harness::nbd::{READ, Raw, WRITE};
 use crate::harness::process::finish;
 use crate::{refused, says};
+use mpio_target::faults::{Commands, Fault, Rule};
 use serde_json::Value;
 use std::io::Write;
 
@@ -249,6 +250,54 @@ fn paths_are_taken_out_and_back() {
     says(refused(&done, 2), &["path a:ha2: device vm0 has no such path", "try: a:ha1"]);
     let done = daemon.command(&["path", "vm9", "a:ha1", "disable"]);
     says(refused(&done, 2), &["device vm9: there is no such device", "try: vm0"]);
+    daemon.stop();
+}
+
+/// A write hangs on one node, which answers no task management: it shows in the list, an administrator's word is
+/// refused while the path is logged in, and counts when it is not.
+#[test]
+fn fences_are_listed_and_an_administrator_can_vouch() {
+    let rig = Embedded::start("fence");
+    let mut daemon =
+        rig.daemon("policy = \"failover\"\nfence_timeout = \"never\"\nshutdown_timeout = \"1s\"\n");
+    let empty = "vm0: fence overlap, never released without a proof\n\
+                 0 in doubt, 0 writes held, 0 proven, 0 unproven, 0 watched, 0 repaired\n";
+    assert_eq!(daemon.succeed(&["fence", "vm0"]), empty);
+    assert_eq!(daemon.succeed(&["fence", "vm0", "list"]), empty);
+    let faults = rig.pair.node(0).faults();
+    faults.set("mute", Rule::new(Fault::TaskManagementMute));
+    faults.set("hang", Rule::new(Fault::Hold).on(Commands::Writes).times(1));
+    let mut client = Raw::open(daemon.export(), "vm0");
+    let mut request = Raw::request(WRITE, 1, 4096, 4096);
+    request.extend([7; 4096]);
+    client.stream.write_all(&request).unwrap();
+    assert_eq!(client.reply().unwrap(), (0, 1), "repeated on the other path");
+    daemon.wait("a range in doubt", |s| s["devices"][0]["fences"]["pending"] == 1);
+    let list: Value =
+        serde_json::from_str(&daemon.succeed(&["fence", "vm0", "list", "--json"])).unwrap();
+    assert_eq!((&list["device"], &list["mode"]), (&"vm0".into(), &"overlap".into()));
+    assert_eq!((&list["timeout_s"], &list["fences"]["pending"]), (&Value::Null, &1.into()));
+    let range = &list["ranges"][0];
+    assert_eq!((&range["first_block"], &range["blocks"]), (&8.into(), &8.into()));
+    assert_eq!((&range["path"], &range["answered"]), (&"a:ha1".into(), &true.into()));
+    says(&daemon.succeed(&["fence", "vm0"]), &["8-15", "a:ha1", "answered", "own session"]);
+    let done = daemon.command(&["fence", "vm0", "confirm-dead", "a:ha1"]);
+    says(refused(&done, 1), &["path a:ha1", "it is logged in", "nothing was released"]);
+    let done = daemon.command(&["fence", "vm0", "confirm-dead", "a:ha2"]);
+    says(refused(&done, 2), &["path a:ha2", "no such path", "try: a:ha1"]);
+    let done = daemon.command(&["fence", "vm9"]);
+    says(refused(&done, 2), &["device vm9: there is no such device"]);
+    daemon.succeed(&["path", "vm0", "a:ha1", "disable"]);
+    daemon.wait("logged out", |s| path_of(s, "a:ha1")["session"].is_null());
+    says(&daemon.succeed(&["fence", "vm0"]), &["the path is disabled"]);
+    let done = daemon.command(&["fence", "vm0", "confirm-dead", "a:ha1"]);
+    assert_eq!(
+        (done.code, &*done.stdout),
+        (Some(0), "vm0: path a:ha1: 1 ranges released, 0 still in doubt\n")
+    );
+    says(&done.stderr, &["mpio: warning: ", "taken at your word", "If its node is not off"]);
+    let fences = daemon.status()["devices"][0]["fences"].clone();
+    assert_eq!((&fences["proven"], &fences["pending"]), (&1.into(), &0.into()));
     daemon.stop();
 }
 

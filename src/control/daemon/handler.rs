@@ -1,7 +1,7 @@
 //! What admin commands do: ask the lanes of the device, put their answers together.
 
 use super::shared::Shared;
-use super::{merge, snapshot};
+use super::{fences, merge, snapshot};
 use crate::api::{
     self, Command, DeviceState, Error, ErrorKind, Outcome, PathAction, PolicyStatus, Status,
 };
@@ -10,14 +10,14 @@ use crate::control::config::build;
 use crate::control::config::document::suggest;
 use crate::control::server::Handler;
 use crate::lane;
-use crate::path::Policy;
+use crate::path::{Policy, WEIGHT_MAX};
 use crate::volume::admin::Snapshot;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use tokio::sync::oneshot;
 
 /// A lane that does not answer for this long is stuck.
-const LANE_TIMEOUT: Duration = Duration::from_secs(5);
+pub const LANE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Answers administrators.
 pub struct Admin {
@@ -34,6 +34,10 @@ impl Handler for Admin {
             Command::Path { device, path, action, force } => {
                 self.path(&device, path, action, force).await
             }
+            Command::Fences { device } => fences::list(&self.shared, &device).await,
+            Command::ConfirmDead { device, path } => {
+                fences::confirm_dead(&self.shared, &device, &path).await
+            }
         };
         done.unwrap_or_else(Outcome::Error)
     }
@@ -47,34 +51,11 @@ impl Admin {
     }
 
     fn device(&self, name: &str) -> Result<usize, Error> {
-        let devices = &self.shared.config.devices;
-        if let Some(index) = devices.iter().position(|device| device.name == name) {
-            return Ok(index);
-        }
-        let known = || devices.iter().map(|device| device.name.as_str());
-        let hint = suggest(name, known())
-            .map_or_else(|| known().collect::<Vec<_>>().join(", "), str::to_owned);
-        Err(Error::new(ErrorKind::NotFound, format!("device {name}"), "there is no such device")
-            .hint(hint))
+        find_device(&self.shared, name)
     }
 
     fn known_path(&self, device: usize, path: &str) -> Result<(), Error> {
-        let known = self.shared.path_names(device);
-        if known.iter().any(|name| name == path) {
-            return Ok(());
-        }
-        let hint = match (suggest(path, known.iter().map(String::as_str)), known.is_empty()) {
-            (Some(near), _) => near.to_owned(),
-            (None, true) => "again when discovery has found paths".to_owned(),
-            (None, false) => known.join(", "),
-        };
-        let device = &self.shared.config.devices[device].name;
-        Err(Error::new(
-            ErrorKind::NotFound,
-            format!("path {path}"),
-            format!("device {device} has no such path"),
-        )
-        .hint(hint))
+        known_path(&self.shared, device, path)
     }
 
     async fn status(&self, device: Option<&str>) -> Result<Outcome, Error> {
@@ -108,6 +89,11 @@ impl Admin {
             .transpose()?;
         for path in weights.keys().chain(&prefer) {
             self.known_path(index, path)?;
+        }
+        if let Some((path, weight)) = weights.iter().find(|(_, weight)| **weight > WEIGHT_MAX) {
+            let why = format!("{weight} is out of range");
+            return Err(Error::new(ErrorKind::Invalid, format!("weight of {path}"), why)
+                .hint(format!("a whole number from 0 to {WEIGHT_MAX}")));
         }
         let mut first: Option<Policy> = None;
         for lane in 0..self.shared.lane_count(index) {
@@ -184,7 +170,47 @@ impl Admin {
     }
 }
 
-fn refused(error: &lane::CommandError) -> Error {
+/// The device of that name.
+///
+/// # Errors
+/// There is none; the nearest name is what to try.
+pub fn find_device(shared: &Shared, name: &str) -> Result<usize, Error> {
+    let devices = &shared.config.devices;
+    if let Some(index) = devices.iter().position(|device| device.name == name) {
+        return Ok(index);
+    }
+    let known = || devices.iter().map(|device| device.name.as_str());
+    let hint = suggest(name, known())
+        .map_or_else(|| known().collect::<Vec<_>>().join(", "), str::to_owned);
+    Err(Error::new(ErrorKind::NotFound, format!("device {name}"), "there is no such device")
+        .hint(hint))
+}
+
+/// Whether a device has that path.
+///
+/// # Errors
+/// It has not; the nearest name is what to try.
+pub fn known_path(shared: &Shared, device: usize, path: &str) -> Result<(), Error> {
+    let known = shared.path_names(device);
+    if known.iter().any(|name| name == path) {
+        return Ok(());
+    }
+    let hint = match (suggest(path, known.iter().map(String::as_str)), known.is_empty()) {
+        (Some(near), _) => near.to_owned(),
+        (None, true) => "again when discovery has found paths".to_owned(),
+        (None, false) => known.join(", "),
+    };
+    let device = &shared.config.devices[device].name;
+    Err(Error::new(
+        ErrorKind::NotFound,
+        format!("path {path}"),
+        format!("device {device} has no such path"),
+    )
+    .hint(hint))
+}
+
+/// The answer for what a lane has refused.
+pub fn refused(error: &lane::CommandError) -> Error {
     use crate::volume::admin::AdminError;
     match error {
         lane::CommandError::NoSuchDevice(device) => stuck(device),
@@ -200,6 +226,13 @@ fn refused(error: &lane::CommandError) -> Error {
             format!("it is the last usable path of {device}: without it all I/O stops"),
         )
         .hint("--force"),
+        lane::CommandError::Refused(AdminError::PathLives { device, path }) => Error::new(
+            ErrorKind::Refused,
+            format!("path {path}"),
+            "it is logged in, so the node of its target is not off: nothing was released"
+                .to_owned(),
+        )
+        .hint(format!("mpio fence {device} list says what is being tried")),
     }
 }
 
@@ -208,7 +241,11 @@ fn stuck(device: &str) -> Error {
         .hint("the daemon's log, and starting it again")
 }
 
-async fn ask<T>(
+/// Asks one lane of a device.
+///
+/// # Errors
+/// When it does not answer in time.
+pub async fn ask<T>(
     shared: &Shared,
     device: usize,
     lane: usize,

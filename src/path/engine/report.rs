@@ -3,7 +3,7 @@
 
 use super::{Engine, PathInfo};
 use crate::base::{Duration, Instant};
-use crate::path::{Events, PathIndex, PathSet, Policy, State};
+use crate::path::{Access, Events, PathIndex, PathSet, Policy, State};
 use crate::stats::IoStats;
 
 /// How many paths are in each state.
@@ -61,6 +61,12 @@ impl Engine {
         &self.paths[path.get()].info
     }
 
+    /// What the storage says about a path; `None` without ALUA.
+    #[must_use]
+    pub fn access(&self, path: PathIndex) -> Option<Access> {
+        self.paths[path.get()].access
+    }
+
     /// State of a path.
     #[must_use]
     pub fn state(&self, path: PathIndex) -> State {
@@ -115,7 +121,8 @@ impl Engine {
         self.selector.depth(path)
     }
 
-    /// How long the path may owe an answer, without a received byte, before it is suspect.
+    /// How long the path may owe answers while nothing moves before it is suspect, as far as its own past
+    /// tells; the lower bound is a setting.
     #[must_use]
     pub fn suspect_after(&self, path: PathIndex) -> Duration {
         self.paths[path.get()].patience.get()

@@ -96,13 +96,41 @@ pub struct Nexus {
     pub path: PathIndex,
     /// Counts the path's sessions on this lane; a later login has a greater one.
     pub generation: u64,
+    /// Portal group that the target named at login: with another one it is another nexus.
+    pub group: Option<u16>,
 }
 
 impl Nexus {
+    /// Lane of nexuses that an earlier process of ours has left behind.
+    const INHERITED: u16 = u16::MAX;
+
+    /// The nexus number `index` of those that an earlier process has left behind.
+    #[must_use]
+    pub fn inherited(index: usize, group: Option<u16>) -> Nexus {
+        let path = PathIndex::new(0);
+        Nexus { lane: Nexus::INHERITED, path, generation: index as u64, group }
+    }
+
+    /// Its number, when an earlier process has left it behind.
+    #[must_use]
+    pub fn inheritance(self) -> Option<usize> {
+        (self.lane == Nexus::INHERITED).then_some(self.generation as usize)
+    }
+
     /// Whether a proof for this nexus is one for `other` too: the same one, or an earlier session of it.
     #[must_use]
     pub fn covers(self, other: Nexus) -> bool {
-        self.lane == other.lane && self.path == other.path && other.generation <= self.generation
+        self.group == other.group && self.follows(other)
+    }
+
+    /// The same or a later session of the same path on the same lane, in whatever portal group.
+    #[must_use]
+    pub fn follows(self, other: Nexus) -> bool {
+        let later = match self.lane {
+            Nexus::INHERITED => other.generation == self.generation,
+            _ => other.generation <= self.generation,
+        };
+        self.lane == other.lane && self.path == other.path && later
     }
 }
 
@@ -136,6 +164,16 @@ pub enum FenceMode {
     Off,
 }
 
+impl core::fmt::Display for FenceMode {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            FenceMode::Overlap => "overlap",
+            FenceMode::Strict => "strict",
+            FenceMode::Off => "off",
+        })
+    }
+}
+
 /// The settings of a ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fence {
@@ -145,13 +183,30 @@ pub struct Fence {
     pub timeout: Duration,
 }
 
-/// Why all copies of a nexus are dead. Own status and ABORT TASK answered with response 0 prove a single
-/// copy: [`Ledger::doubt_answered`].
+/// Why all copies of a nexus are dead. Own status, and ABORT TASK or LOGICAL UNIT RESET answered with
+/// response 0 on the copy's own session, prove single copies: [`Ledger::doubt_answered`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Proof {
     /// The session was reinstated (RFC 7143 section 6.3.5), and then LOGICAL UNIT RESET was answered with
-    /// response 0 on it, before any other command used it.
+    /// response 0 by its logical unit, before any other command used it.
     ReinstatedAndReset,
+    /// The session was reinstated, and its target is known to end the old session's commands first.
+    Reinstated,
+    /// An administrator says that the target's node is off.
+    Confirmed,
+    /// The `fence_command` says so.
+    Commanded,
+}
+
+impl Proof {
+    /// Whether it says something only of the nexus with the same portal group: a login does, the word of
+    /// somebody who knows that the node is off does not.
+    fn is_of_nexus(self) -> bool {
+        match self {
+            Proof::ReinstatedAndReset | Proof::Reinstated => true,
+            Proof::Confirmed | Proof::Commanded => false,
+        }
+    }
 }
 
 /// A copy-free ticket in `strict`: its client may be answered.
@@ -181,6 +236,8 @@ pub struct LedgerCounters {
 /// A range in doubt, for `status` and `fence list`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InDoubt {
+    /// The ticket.
+    pub ticket: TicketId,
     /// Which blocks.
     pub range: BlockRange,
     /// Whose write.
@@ -399,18 +456,26 @@ impl Ledger {
     /// Every copy in doubt on `nexus` and on earlier sessions of it is dead. Returns how many ranges came
     /// out of doubt. Copies in flight are not touched: they may have been sent after the proof.
     pub fn proven(&mut self, nexus: Nexus, proof: Proof) -> usize {
-        match proof {
-            Proof::ReinstatedAndReset => self.end_doubts(|c| nexus.covers(c.nexus), false),
-        }
+        let ends = |_, copies: &Copies| match proof.is_of_nexus() {
+            true => nexus.covers(copies.nexus),
+            false => nexus.follows(copies.nexus),
+        };
+        self.end_doubts(ends, false)
     }
 
-    /// Gives up what was in doubt for too long.
-    pub fn handle_timeout(&mut self, now: Instant) -> usize {
+    /// Gives up what was in doubt for too long, where `may` allows it. A range whose request is open stays:
+    /// the request holds it anyway. Returns how many ranges came out of doubt.
+    pub fn handle_timeout(&mut self, now: Instant, mut may: impl FnMut(&InDoubt) -> bool) -> usize {
         if now < self.deadline {
             return 0;
         }
         let timeout = self.fence.timeout;
-        let ended = self.end_doubts(|c| c.since + timeout <= now, true);
+        let due: SmallVec<[InDoubt; 8]> =
+            self.in_doubt().filter(|d| d.answered && d.since + timeout <= now && may(d)).collect();
+        let ends = |ticket, copies: &Copies| {
+            due.iter().any(|d| d.ticket == ticket && d.nexus == copies.nexus)
+        };
+        let ended = if due.is_empty() { 0 } else { self.end_doubts(ends, true) };
         let since = self.in_doubt().map(|doubt| doubt.since + timeout);
         self.deadline = since.min().unwrap_or(Instant::MAX);
         ended
@@ -463,6 +528,7 @@ impl Ledger {
             let ticket = &self.tickets[*slot as usize];
             let doubts = ticket.copies.iter().filter(|copies| copies.doubt > 0);
             doubts.map(|copies| InDoubt {
+                ticket: TicketId { slot: *slot, generation: ticket.generation },
                 range: ticket.range,
                 owner: ticket.owner,
                 nexus: copies.nexus,
@@ -477,6 +543,12 @@ impl Ledger {
     #[must_use]
     pub fn needs_proof(&self, nexus: Nexus) -> bool {
         self.in_doubt().any(|doubt| nexus.covers(doubt.nexus))
+    }
+
+    /// Since when the eldest copy on exactly this session is in doubt.
+    #[must_use]
+    pub fn doubted_since(&self, nexus: Nexus) -> Option<Instant> {
+        self.in_doubt().filter(|doubt| doubt.nexus == nexus).map(|doubt| doubt.since).min()
     }
 
     fn get(&self, id: TicketId) -> Option<&Ticket> {
@@ -569,21 +641,21 @@ impl Ledger {
         self.counters.proven += u64::from(!unproven);
     }
 
-    fn end_doubts(&mut self, ends: impl Fn(&Copies) -> bool, unproven: bool) -> usize {
+    fn end_doubts(&mut self, ends: impl Fn(TicketId, &Copies) -> bool, unproven: bool) -> usize {
         let before = self.doubtful.len();
         // From the back: `settle` takes the entry out by moving the last one, already seen, into its place.
         for place in (0..before).rev() {
             let slot = self.doubtful[place];
             let ticket = &mut self.tickets[slot as usize];
+            let id = TicketId { slot, generation: ticket.generation };
             let mut ended = false;
             for copies in &mut ticket.copies {
-                if copies.doubt > 0 && ends(copies) {
+                if copies.doubt > 0 && ends(id, copies) {
                     copies.doubt = 0;
                     ended = true;
                 }
             }
             ticket.unproven |= ended && unproven;
-            let id = TicketId { slot, generation: ticket.generation };
             if ended {
                 self.settle(id);
             }

@@ -19,7 +19,7 @@ fn owner(token: u64) -> Owner {
 }
 
 fn nexus(lane: u16, path: usize, generation: u64) -> Nexus {
-    Nexus { lane, path: PathIndex::new(path), generation }
+    Nexus { lane, path: PathIndex::new(path), generation, group: Some(1) }
 }
 
 fn taken(grant: Grant) -> TicketId {
@@ -153,11 +153,68 @@ fn overlap_gives_up_after_the_timeout_and_says_so() {
     assert_eq!((doubt.range, doubt.nexus, doubt.since), (range(0, 1), a, at(10)));
     assert!(doubt.answered && doubt.copies == 1);
     assert_eq!(l.poll_deadline(), Some(at(40)));
-    assert_eq!(l.handle_timeout(at(39)), 0);
-    assert_eq!(l.handle_timeout(at(40)), 1);
+    assert_eq!(l.handle_timeout(at(39), |_| true), 0);
+    assert_eq!(l.handle_timeout(at(40), |_| true), 1);
     assert_eq!(l.poll_deadline(), None);
     let expect = LedgerCounters { unproven: 1, ..LedgerCounters::default() };
     assert_eq!(l.counters(), expect);
+}
+
+#[test]
+fn a_range_is_not_given_up_while_its_request_is_open_or_somebody_objects() {
+    let mut l = ledger(FenceMode::Overlap);
+    let (w, a) = (taken(l.acquire(range(0, 1), owner(1))), nexus(0, 0, 1));
+    l.sent(w, a);
+    l.copy_in_doubt(at(10), w, a);
+    assert_eq!(l.handle_timeout(at(50), |_| true), 0, "the request may still be repeated");
+    l.release(w);
+    let mut asked = 0;
+    let objects = |doubt: &InDoubt| {
+        asked += 1;
+        assert_eq!((doubt.ticket, doubt.nexus), (w, a));
+        false
+    };
+    assert_eq!(l.handle_timeout(at(51), objects), 0);
+    assert_eq!((asked, l.counters().pending), (1, 1));
+    assert!(l.poll_deadline().is_some(), "it is asked again");
+    assert_eq!(l.handle_timeout(at(52), |_| true), 1);
+}
+
+/// RFC 7143 section 4.4.3: names, ISID and portal group make the nexus.
+#[test]
+fn a_login_in_another_portal_group_proves_nothing_but_a_word_for_the_node_does() {
+    for (proof, frees) in [
+        (Proof::ReinstatedAndReset, false),
+        (Proof::Reinstated, false),
+        (Proof::Confirmed, true),
+        (Proof::Commanded, true),
+    ] {
+        let mut l = ledger(FenceMode::Overlap);
+        let (w, a) = (taken(l.acquire(range(0, 1), owner(1))), nexus(0, 0, 1));
+        l.sent(w, a);
+        l.copy_in_doubt(at(1), w, a);
+        let other = Nexus { group: Some(2), generation: 9, ..a };
+        assert!(!l.needs_proof(other));
+        assert_eq!(l.proven(other, proof) == 1, frees, "{proof:?}");
+    }
+}
+
+#[test]
+fn inherited_nexuses_are_told_apart() {
+    let mut l = ledger(FenceMode::Overlap);
+    let all = taken(l.acquire(range(0, u64::MAX), owner(1)));
+    let (a, b) = (Nexus::inherited(0, Some(1)), Nexus::inherited(1, Some(1)));
+    for nexus in [a, b] {
+        l.sent(all, nexus);
+        l.copy_in_doubt(at(1), all, nexus);
+    }
+    l.release(all);
+    assert_eq!((a.inheritance(), nexus(0, 0, 0).inheritance()), (Some(0), None));
+    waits(l.acquire(range(7, 1), owner(2)));
+    assert_eq!(l.proven(b, PROOF), 0, "the other one is still in doubt");
+    assert!(l.needs_proof(a) && !l.needs_proof(b) && !l.needs_proof(nexus(0, 0, 9)));
+    assert_eq!(l.proven(a, PROOF), 1);
+    assert!(l.poll_granted().is_some());
 }
 
 #[test]
@@ -169,7 +226,7 @@ fn strict_never_gives_up_and_tells_when_the_client_may_be_answered() {
     l.sent(w, b);
     l.copy_answered(w, b);
     assert_eq!(l.poll_deadline(), None);
-    assert_eq!(l.handle_timeout(at(1_000_000)), 0);
+    assert_eq!(l.handle_timeout(at(1_000_000), |_| true), 0);
     assert_eq!(l.poll_settled(), None);
     assert!(l.is_in_doubt(w));
     l.proven(a, PROOF);
@@ -467,9 +524,12 @@ impl Pair {
     fn pass(&mut self, seconds: u64) {
         self.oracle.now += Duration::from_secs(seconds);
         let now = self.oracle.now;
-        self.ledger.handle_timeout(now);
+        self.ledger.handle_timeout(now, |_| true);
         if self.oracle.mode == FenceMode::Overlap {
             self.oracle.end_doubts(true, |write, on| {
+                if write.stage != Stage::Released {
+                    return false;
+                }
                 let last = write.copies.iter().filter(|(n, _)| *n == on).filter_map(|(_, d)| *d);
                 last.max().is_some_and(|since| since + TIMEOUT <= now)
             });

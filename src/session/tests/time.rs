@@ -4,7 +4,7 @@ use super::script::*;
 use crate::base::Duration;
 use crate::session::*;
 use crate::wire::iscsi::TAG_NONE;
-use crate::wire::iscsi::codes::opcode;
+use crate::wire::iscsi::codes::tmf;
 use crate::wire::iscsi::request::{NopOut, TaskManagementRequest};
 use crate::wire::iscsi::response::{DataIn, NopIn, TaskManagementResponse};
 
@@ -99,27 +99,57 @@ fn answer_pings(s: &mut Script, until: u64) {
     }
 }
 
-/// RFC 7143 7.11: task management that is never answered ends the session although pings are answered; each answer
-/// gives the rest the same time again.
+/// Task management that is never answered is given up, one request after the other, and the session goes on:
+/// it answers pings. A late answer counts for nothing; the next request is another one.
 #[test]
 fn management_without_an_answer() {
     let mut s = Script::logged_in(config(), TGTD);
     assert!(s.session.reset_logical_unit(at(0), LUN, 1));
-    assert!(s.session.reset_logical_unit(at(0), LUN, 2));
-    let sent = s.sent();
-    assert_eq!(sent[0].opcode(), opcode::TASK_MANAGEMENT_REQUEST);
+    let first = TaskManagementRequest::parse(&s.sent()[0].bhs).task_tag;
     answer_pings(&mut s, 20_000);
-    s.now = at(20_000);
-    let first = TaskManagementRequest::parse(&sent[0].bhs).task_tag;
+    assert!(s.session.reset_logical_unit(at(20_000), LUN, 2));
+    let second = TaskManagementRequest::parse(&s.sent()[0].bhs).task_tag;
+    answer_pings(&mut s, 29_999);
+    assert!(s.events().is_empty());
+    answer_pings(&mut s, 30_000);
+    let timed_out = Event::TaskManagementTimedOut { token: 1, function: tmf::LOGICAL_UNIT_RESET };
+    assert_eq!(format!("{:?}", s.events()), format!("{:?}", [timed_out]));
+    assert_eq!(s.session.state(), State::FullFeature);
+    let answer = |s: &mut Script, task_tag| {
+        let numbers = s.status();
+        let header =
+            TaskManagementResponse { task_tag, numbers, ..TaskManagementResponse::default() };
+        s.feed_pdu(&header.to_bhs(), &[]);
+    };
+    answer(&mut s, first);
+    assert!(s.events().is_empty(), "too late");
+    answer(&mut s, second);
+    assert!(matches!(s.events()[..], [Event::TaskManagement { token: 2, response: 0, .. }]));
+    answer(&mut s, second);
+    assert!(matches!(s.closed(), SessionError::Protocol(_)), "an answer to nothing");
+}
+
+/// An ABORT TASK without an answer may be sent again; no data goes out for its task meanwhile.
+#[test]
+fn an_abort_without_an_answer_can_be_repeated() {
+    let mut s = Script::logged_in(config(), TGTD);
+    let tag = s.write(8, &[1; 512]);
+    s.sent();
+    assert!(s.session.abort(at(0), tag));
+    assert!(!s.session.abort(at(1), tag), "one is out");
+    s.sent();
+    answer_pings(&mut s, 30_000);
+    assert!(matches!(s.events()[..], [Event::TaskManagementTimedOut { token: 8, .. }]));
+    assert!(s.session.abort(at(30_001), tag));
+    let again = TaskManagementRequest::parse(&s.sent()[0].bhs).task_tag;
     let header = TaskManagementResponse {
-        task_tag: first,
+        task_tag: again,
         numbers: s.status(),
         ..TaskManagementResponse::default()
     };
     s.feed_pdu(&header.to_bhs(), &[]);
-    assert!(matches!(s.events()[..], [Event::TaskManagement { token: 1, .. }]));
-    answer_pings(&mut s, 49_999);
-    assert_eq!(s.session.state(), State::FullFeature);
-    answer_pings(&mut s, 50_000);
-    assert_eq!(s.closed(), SessionError::ManagementTimedOut(Duration::from_secs(30)));
+    assert!(matches!(
+        s.events()[..],
+        [Event::Aborted { token: 8, .. }, Event::TaskManagement { token: 8, response: 0, .. }]
+    ));
 }

@@ -4,8 +4,9 @@
 use super::wire::Net;
 use super::world::{Setup, World, pattern};
 use crate::base::Duration;
-use crate::path::{FenceMode, Policy, State};
-use crate::volume::spec::Tunables;
+use crate::path::{BlockRange, FenceMode, Policy, State};
+use crate::volume::admin::AdminError;
+use crate::volume::spec::{FenceProof, Tunables};
 use mpio_target::faults::Commands;
 use mpio_target::{Fault, PairConfig, Rule};
 
@@ -24,6 +25,11 @@ fn hang_writes(w: &World, node: usize) {
     w.faults(node).set("hang", Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 8));
 }
 
+fn hang_one(w: &World, node: usize) {
+    let rule = Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 8).times(1);
+    w.faults(node).set("hang", rule);
+}
+
 /// Counts task management on a node: the rule never speaks.
 fn resets(w: &World, node: usize) -> u64 {
     w.faults(node).struck("tmf")
@@ -36,6 +42,7 @@ fn doubtful(w: &mut World, c: usize) {
     w.run_ms(100);
     assert_eq!(w.node(0).held(), 1);
     w.portals[0].net = Net::Refuses;
+    w.node(0).reset_connections();
     w.answer(c, token).expect("repeated on the other path");
     w.faults(0).clear();
     let fences = w.volume().snapshot().fences;
@@ -130,7 +137,10 @@ fn without_the_fence_nothing_is_held_and_nothing_is_reset() {
     let c = w.client();
     w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute));
     hang_writes(&w, 0);
-    w.write(c, 0, &pattern(1, 4096)).expect("repeated on the other path");
+    let token = w.start_write(c, 0, pattern(1, 4096));
+    w.run_ms(100);
+    w.node(0).reset_connections();
+    w.answer(c, token).expect("repeated on the other path");
     w.faults(0).remove("hang");
     w.until_active();
     w.write(c, 0, &pattern(2, 4096)).expect("at once");
@@ -152,6 +162,7 @@ fn strict_tells_nobody_before_the_proof() {
     let token = w.start_write(c, 0, pattern(1, 4096));
     w.run_ms(100);
     w.portals[0].net = Net::Refuses;
+    w.node(0).reset_connections();
     w.run(Duration::from_secs(100));
     assert_eq!(w.executed(1, WRITE_10), 1, "repeated");
     assert!(!w.is_done(c, token), "and not told");
@@ -222,7 +233,7 @@ fn a_reset_is_felt_by_the_other_session_of_the_target() {
     let reads = [w.start_read(c, 80 * 512, 512), w.start_read(c, 90 * 512, 512)];
     w.run_ms(10);
     assert_eq!(w.node(0).held(), 3);
-    w.until("path 0 given up", |w| w.state(0) != State::Active);
+    w.until("path 0 given up", |w| w.failures(0) > 0);
     w.portals[0].net = Net::Works;
     let from = w.now;
     for token in [first, write, reads[0], reads[1]] {
@@ -250,6 +261,8 @@ fn a_reset_is_felt_by_the_other_lane() {
     let other = w.start_write(b, 65_536, pattern(2, 4096));
     // An overlapping write of the other lane is held by the first one's doubt.
     let overlapping = w.start_write(b, 0, pattern(3, 4096));
+    w.run_ms(10);
+    w.node(0).reset_connections();
     w.answer(a, first).expect("repeated");
     w.answer(b, other).expect("repeated");
     w.answer(b, overlapping).expect("after the proof");
@@ -280,5 +293,192 @@ fn a_held_write_without_a_path_fails_too() {
     w.portals[0].net = Net::Works;
     w.until_active();
     w.write(c, 0, &pattern(3, 4096)).expect("written");
+    w.finish();
+}
+
+/// Proof 1: the unit hangs behind a session that answers pings. Its write is given up there and repeated;
+/// ABORT TASK answered with 0 proves it dead, and the session stays.
+#[test]
+fn an_abort_that_is_answered_proves_and_the_session_stays() {
+    let mut w = World::new(setup(Tunables::default()));
+    let c = w.client();
+    hang_writes(&w, 0);
+    let token = w.start_write(c, 0, pattern(1, 4096));
+    w.answer(c, token).expect("repeated on the other path");
+    w.faults(0).remove("hang");
+    w.write(c, 0, &pattern(2, 4096)).expect("proven");
+    assert_eq!(w.node(0).held(), 0, "ABORT TASK has ended it");
+    assert_eq!(w.failures(0), 0, "{}", w.story());
+    let fences = w.volume().snapshot().fences;
+    assert_eq!((fences.pending, fences.proven, fences.unproven), (0, 1, 0));
+    w.until_active();
+    w.finish();
+}
+
+/// 5, 6 and 255 prove nothing: LOGICAL UNIT RESET follows on the same session. (The rule speaks once, to
+/// ABORT TASK.)
+#[test]
+fn an_abort_that_is_refused_proves_nothing_and_a_reset_on_the_old_session_does() {
+    for response in [5, 255] {
+        let mut w = World::new(setup(Tunables::default()));
+        let c = w.client();
+        hang_one(&w, 0);
+        w.faults(0).set("tmf", Rule::new(Fault::TaskManagementAnswer(response)).times(1));
+        let token = w.start_write(c, 0, pattern(1, 4096));
+        w.answer(c, token).expect("repeated on the other path");
+        let second = w.start_write(c, 0, pattern(2, 4096));
+        w.run_ms(1000);
+        assert!(!w.is_done(c, second), "response {response} is no proof");
+        assert_eq!(w.node(0).held(), 1);
+        w.answer(c, second).expect("proven");
+        assert_eq!((w.node(0).held(), w.failures(0)), (0, 0), "{}", w.story());
+        assert_eq!(w.volume().snapshot().fences.proven, 1);
+        assert_eq!(w.logged("fenced"), 1);
+        w.faults(0).clear();
+        w.until_active();
+        w.finish();
+    }
+}
+
+/// A unit that hangs keeps its task management waiting too. The session is not dropped for that; when the
+/// unit is back, the next reset is answered and only that answer counts.
+#[test]
+fn task_management_that_is_not_answered_does_not_cost_the_session() {
+    let tunables = Tunables { fence_timeout: Duration::MAX, ..Tunables::default() };
+    let mut w = World::new(setup(tunables));
+    let c = w.client();
+    hang_writes(&w, 0);
+    w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute));
+    let token = w.start_write(c, 0, pattern(1, 4096));
+    w.answer(c, token).expect("repeated on the other path");
+    let second = w.start_write(c, 0, pattern(2, 4096));
+    w.run(Duration::from_secs(80));
+    assert_eq!(w.failures(0), 0, "{}", w.story());
+    // ABORT TASK, and a reset every 30 s: one at a time.
+    assert_eq!(resets(&w, 0), 4);
+    assert!(!w.is_done(c, second));
+    w.faults(0).clear();
+    w.answer(c, second).expect("proven");
+    assert_eq!((w.node(0).held(), w.failures(0)), (0, 0), "{}", w.story());
+    assert_eq!(w.volume().snapshot().fences.proven, 1);
+    w.until_active();
+    w.finish();
+}
+
+/// `shared = true`: a reset would end the commands of other hosts.
+#[test]
+fn a_shared_unit_is_reset_only_where_that_is_allowed() {
+    for fence_reset in [false, true] {
+        let tunables = Tunables { shared: true, fence_reset, ..Tunables::default() };
+        let mut w = World::new(setup(tunables));
+        let c = w.client();
+        hang_one(&w, 0);
+        w.faults(0).set("tmf", Rule::new(Fault::TaskManagementAnswer(5)).times(1));
+        let token = w.start_write(c, 0, pattern(1, 4096));
+        w.answer(c, token).expect("repeated on the other path");
+        let second = w.start_write(c, 0, pattern(2, 4096));
+        w.run(Duration::from_secs(10));
+        assert_eq!(w.is_done(c, second), fence_reset);
+        assert_eq!(w.logged("not fenced"), usize::from(!fence_reset));
+        w.answer(c, second).expect("proven, or given up");
+        let fences = w.volume().snapshot().fences;
+        let expected = if fence_reset { (1, 0) } else { (0, 1) };
+        assert_eq!((fences.proven, fences.unproven), expected);
+        w.faults(0).clear();
+        w.node(0).reset_connections();
+        w.until_active();
+        w.finish();
+    }
+}
+
+/// The weaker proof, by an administrator's choice.
+#[test]
+fn a_login_alone_is_a_proof_only_where_that_is_chosen() {
+    let tunables = Tunables { fence_proof: FenceProof::Reinstatement, ..Tunables::default() };
+    let mut w = World::new(setup(tunables));
+    let c = w.client();
+    doubtful(&mut w, c);
+    let overlapping = w.start_write(c, 0, pattern(2, 4096));
+    w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute));
+    w.portals[0].net = Net::Works;
+    w.answer(c, overlapping).expect("proven by the login");
+    w.until_active();
+    assert_eq!((resets(&w, 0), w.volume().snapshot().fences.proven), (0, 1));
+    w.faults(0).clear();
+    w.finish();
+}
+
+/// One reset is good for every lane that had logged in before it was sent.
+#[test]
+fn one_reset_frees_every_lane() {
+    let mut w = World::new(Setup { lanes: 2, ..setup(Tunables::default()) });
+    let clients = [w.client(), w.client_on(1)];
+    w.faults(0).set("hang", Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 1024));
+    let offsets = [0, 65_536];
+    let first: Vec<u64> =
+        (0..2).map(|n| w.start_write(clients[n], offsets[n], pattern(n as u64, 4096))).collect();
+    w.run_ms(100);
+    w.portals[0].net = Net::Refuses;
+    w.node(0).reset_connections();
+    for n in 0..2 {
+        w.answer(clients[n], first[n]).expect("repeated");
+    }
+    w.faults(0).clear();
+    w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute).times(0));
+    let second: Vec<u64> = (0..2)
+        .map(|n| w.start_write(clients[n], offsets[n], pattern(n as u64 + 9, 4096)))
+        .collect();
+    w.run_ms(300);
+    assert_eq!(w.volume().snapshot().fences.pending, 2);
+    w.portals[0].net = Net::Works;
+    for n in 0..2 {
+        w.answer(clients[n], second[n]).expect("proven");
+    }
+    w.until_active();
+    assert_eq!(w.volume().snapshot().fences.proven, 2);
+    assert_eq!(w.node(0).held(), 0);
+    let told: Vec<_> = w.log.iter().filter(|n| n.what == "fenced").collect();
+    assert!(told.len() <= 2, "{told:?}");
+    w.finish();
+}
+
+/// Proof 3: an administrator's word, refused while the path is logged in.
+#[test]
+fn a_word_for_a_node_that_is_off_frees_what_was_sent_there() {
+    let tunables = Tunables { fence_timeout: Duration::MAX, ..Tunables::default() };
+    let mut w = World::new(setup(tunables));
+    let c = w.client();
+    w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute));
+    hang_one(&w, 0);
+    let token = w.start_write(c, 0, pattern(1, 4096));
+    w.answer(c, token).expect("repeated on the other path");
+    let second = w.start_write(c, 512, pattern(2, 4096));
+    w.run(Duration::from_secs(5));
+    let now = w.now;
+    let doubts = w.volume().doubts(now);
+    assert_eq!(doubts.len(), 1, "{doubts:?}");
+    let doubt = &doubts[0];
+    assert_eq!((doubt.range, doubt.path.as_str()), (BlockRange::new(0, 8).expect("8"), "a:0"));
+    assert!(doubt.age > Duration::from_secs(4) && doubt.answered && doubt.copies == 1);
+    assert!(doubt.trying.starts_with("LOGICAL UNIT RESET sent on its own"), "{}", doubt.trying);
+    let lives = w.volume().confirm_dead(now, "a:0", false);
+    assert!(matches!(lives, Err(AdminError::PathLives { .. })), "{lives:?}");
+    assert!(!w.is_done(c, second));
+    w.portals[0].net = Net::Refuses;
+    w.kill(0);
+    w.run_ms(500);
+    let now = w.now;
+    assert!(w.volume().doubts(now)[0].trying.contains("connection refused"));
+    assert!(w.volume().confirm_dead(now, "z:9", false).is_err());
+    assert!(w.volume().confirm_dead(now, "b:1", true).is_err(), "that one lives");
+    assert_eq!(w.volume().confirm_dead(now, "a:0", true), Ok(0));
+    assert!(!w.is_done(c, second), "only asked");
+    assert_eq!(w.volume().confirm_dead(now, "a:0", false), Ok(1));
+    w.answer(c, second).expect("goes on");
+    assert_eq!(w.volume().snapshot().fences.proven, 1);
+    w.faults(0).clear();
+    w.start(0);
+    w.portals[0].net = Net::Works;
+    w.until_active();
     w.finish();
 }

@@ -31,6 +31,8 @@ pub(super) struct Setup {
     pub(super) redirect_allow: Vec<SocketAddr>,
     pub(super) chap: Option<Arc<crate::session::chap::Credentials>>,
     pub(super) buffer_memory: usize,
+    /// Compare contents before a second path is used; the other tests begin with a blank unit.
+    pub(super) content_probe: bool,
 }
 
 impl Default for Setup {
@@ -46,6 +48,7 @@ impl Default for Setup {
             redirect_allow: Vec::new(),
             chap: None,
             buffer_memory: 64 << 20,
+            content_probe: false,
         }
     }
 }
@@ -141,7 +144,7 @@ impl World {
             wwid: setup.wwid.clone(),
             policy: setup.policy,
             read_only: setup.read_only,
-            tunables: setup.tunables.clone(),
+            tunables: Tunables { trust_identity: !setup.content_probe, ..setup.tunables.clone() },
             buffer_memory: setup.buffer_memory,
             lanes: setup.lanes,
         };
@@ -309,7 +312,11 @@ impl World {
                 let Some(wire) = socket[lane][path.get()] else { return false };
                 let wire = &mut wires[wire];
                 let portal = &portals[wire.portal];
-                wire.send(*now + portal.delay, portal.send_buffer, tx)
+                let sent = wire.send(*now + portal.delay, portal.send_buffer, tx);
+                if sent {
+                    volumes[lane].handle_sent(*now, endpoint);
+                }
+                sent
             }
             Endpoint::Client(id) => {
                 let peer = peers.iter_mut().find(|(l, p)| *l == lane && p.id == Some(id));
@@ -646,6 +653,15 @@ impl World {
         for (index, _) in self.portals.iter().enumerate() {
             out += &format!("path {index}: {} {}\n", self.state(index), self.reason(index));
         }
+        for volume in &self.volumes {
+            let stages: Vec<_> = volume.requests.iter().map(|(_, r)| (r.stage, r.live)).collect();
+            let left: Vec<_> = volume
+                .stragglers
+                .iter()
+                .map(|(_, s)| (s.path, s.kind, s.started, s.overdue))
+                .collect();
+            out += &format!("requests {stages:?}\nstragglers {left:?}\n");
+        }
         for notice in self.log.iter().rev().take(30).rev() {
             out +=
                 &format!("{:?} {:?} {}: {}\n", notice.level, notice.path, notice.what, notice.why);
@@ -766,7 +782,9 @@ impl World {
             }
         }
         self.until("the clients gone", |w| w.peers.iter().all(|(_, p)| p.id.is_none()));
-        self.until("nothing left", |w| w.volumes.iter().all(|v| v.requests.len() == 0));
+        self.until("nothing left", |w| {
+            w.volumes.iter().all(|v| v.requests.len() == 0 && v.stragglers.len() == 0)
+        });
         for volume in &self.volumes {
             assert_eq!(volume.parts.len(), 0, "parts are left");
             assert_eq!(volume.clients.len(), 0, "clients are left");

@@ -1,0 +1,113 @@
+//! What an administrator sees of ranges in doubt, and what his word does to them.
+
+use super::admin::AdminError;
+use super::link::{Link, Phase};
+use super::{Volume, fencing};
+use crate::base::{Duration, Instant};
+use crate::path::{BlockRange, FenceMode, InDoubt, Nexus, PathIndex, Proof};
+
+/// A range in doubt on one session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doubt {
+    /// Which blocks.
+    pub range: BlockRange,
+    /// Path that the write was sent on, by name.
+    pub path: String,
+    /// Lane of the session.
+    pub lane: u16,
+    /// How long it has been in doubt.
+    pub age: Duration,
+    /// Commands of it that may still be executed.
+    pub copies: u32,
+    /// Whether its client has been answered.
+    pub answered: bool,
+    /// What is being tried, or what is waited for.
+    pub trying: String,
+}
+
+impl Volume {
+    /// Ranges in doubt on sessions of this lane, the eldest first.
+    #[must_use]
+    pub fn doubts(&self, now: Instant) -> Vec<Doubt> {
+        let mut found: Vec<InDoubt> = self.shared.ledger().in_doubt().collect();
+        found.retain(|doubt| doubt.nexus.lane == self.lane);
+        found.sort_by_key(|doubt| (doubt.since, doubt.range.start()));
+        found.iter().map(|doubt| self.doubt(now, doubt)).collect()
+    }
+
+    fn doubt(&self, now: Instant, doubt: &InDoubt) -> Doubt {
+        let link = &self.links[doubt.nexus.path.get()];
+        let mut trying = self.trying(now, link, doubt.nexus);
+        let limit = self.spec.tunables.fence_timeout;
+        if self.spec.tunables.fence == FenceMode::Overlap && limit < Duration::MAX {
+            let left = doubt.since + limit - now;
+            trying += &format!("; released without a proof in {:.0} s", left.as_secs_f64());
+        }
+        Doubt {
+            range: doubt.range,
+            path: link.spec.name.clone(),
+            lane: doubt.nexus.lane,
+            age: now - doubt.since,
+            copies: doubt.copies,
+            answered: doubt.answered,
+            trying,
+        }
+    }
+
+    /// What is done at this moment to get a proof for a session of this path.
+    fn trying(&self, now: Instant, link: &Link, nexus: Nexus) -> String {
+        let since = |at: Instant| format!("{:.1} s ago", (now - at).as_secs_f64());
+        let present = fencing::nexus(self, link.index);
+        match &link.phase {
+            Phase::Fencing => match link.reset {
+                Some((_, at)) => format!("logged in again, LOGICAL UNIT RESET sent {}", since(at)),
+                None => "logged in again, waits for another lane's LOGICAL UNIT RESET".to_owned(),
+            },
+            Phase::Up | Phase::Probing(_) if nexus == present => match link.reset {
+                Some((_, at)) => {
+                    format!("LOGICAL UNIT RESET sent on its own session {}", since(at))
+                }
+                None => "ABORT TASK sent on its own session".to_owned(),
+            },
+            Phase::Up | Phase::Probing(_) | Phase::LoggingOut { .. } => {
+                "nothing more: the new login proves nothing (see the events)".to_owned()
+            }
+            Phase::Connecting | Phase::LoggingIn => "logging in again".to_owned(),
+            Phase::Waiting | Phase::Closing { .. } => {
+                let why = self.engine.last_failure(link.index);
+                format!("will log in again; last failure: {why}")
+            }
+            Phase::Disabled => "nothing: the path is disabled".to_owned(),
+        }
+    }
+
+    /// An administrator says that the node behind this path is off: every write sent there until now is
+    /// dead. With `only_ask` nothing is done but to see whether it could be. Returns how many ranges came
+    /// out of doubt.
+    ///
+    /// # Errors
+    /// No such path, or one whose session lives: its node is not off.
+    pub fn confirm_dead(
+        &mut self,
+        now: Instant,
+        name: &str,
+        only_ask: bool,
+    ) -> Result<usize, AdminError> {
+        let path = self.find_path(name)?;
+        if self.links[path.get()].is_logged_in() {
+            return Err(AdminError::PathLives {
+                device: self.spec.name.clone(),
+                path: name.to_owned(),
+            });
+        }
+        if only_ask {
+            return Ok(0);
+        }
+        Ok(fencing::confirmed(self, now, path, self.every_session(path), Proof::Confirmed))
+    }
+
+    /// All sessions of a path on this lane so far.
+    fn every_session(&self, path: PathIndex) -> Option<Nexus> {
+        Some(fencing::nexus(self, path))
+    }
+}

@@ -1,0 +1,305 @@
+//! Which paths owe an answer for too long, and what becomes of the commands there.
+//!
+//! * A path on which nothing has moved for its [`patience`] while READs or WRITEs are outstanding is
+//!   `suspect`; so is one with a single command that is three times as late. Pings do not count: a unit may
+//!   hang behind a target that answers them. Its reads go elsewhere at once, as copies: the old command
+//!   stays, and if its answer comes first it wins. Its writes stay until their deadline.
+//! * Every `suspect_interval` a suspect path gets a copy of a live read, else a READ of one block where it
+//!   hung. Any answer to a READ or WRITE makes it active again.
+//! * A command past its deadline is given up where it is: ABORT TASK, and its part goes elsewhere. The
+//!   session stays, unless more than half of its commands are past their deadline.
+//!
+//! A command accuses its path once: one that is lost for good does not keep a sound path out.
+//! Deliberately not here: silence of a session (session), trust after suspicion (path engine).
+
+use super::abandon::{self, Kind};
+use super::request::{PartId, PartVerb};
+use super::{Level, Volume, link};
+use crate::base::{Duration, Instant};
+use crate::path::{CommandClass, Op, PathIndex, State, command_timeout};
+use crate::session::TaskTag;
+
+/// A single command may be this many times later than a path as a whole.
+const ALONE_FACTOR: u32 = 3;
+/// Questions to a suspect path that may be open at the same time.
+const QUESTIONS_MAX: u32 = 4;
+
+/// How long nothing may move on a path that owes answers.
+fn patience(v: &Volume, path: PathIndex) -> Duration {
+    v.engine.suspect_after(path).max(v.spec.tunables.suspect_after)
+}
+
+/// A part was given to `path`.
+pub(super) fn started(v: &mut Volume, now: Instant, path: PathIndex, op: Op) {
+    if op == Op::Other {
+        return;
+    }
+    let link = &mut v.links[path.get()];
+    link.owed += 1;
+    if link.owed == 1 {
+        link.owed_since = now;
+        v.owing.insert(path);
+    }
+}
+
+/// A part that accused nobody is in flight on `path` no more.
+pub(super) fn landed(v: &mut Volume, path: PathIndex, op: Op) {
+    if op == Op::Other {
+        return;
+    }
+    let link = &mut v.links[path.get()];
+    link.owed = link.owed.checked_sub(1).expect("what lands was started");
+    if link.owed == 0 {
+        v.owing.remove(path);
+    }
+}
+
+/// The target answered a command, well or not.
+pub(super) fn answered(v: &mut Volume, now: Instant, path: PathIndex, op: Op) {
+    if op == Op::Other || !v.engine.suspects().contains(path) {
+        return;
+    }
+    let since = now - v.engine.since(path);
+    let why = format!("answers again after {:.3} s", since.as_secs_f64());
+    v.engine.transition(now, path, State::Active, &why);
+    v.notice(now, Level::Info, Some(path), State::Active.name(), &why);
+    back(v, now, path);
+}
+
+/// The path has become active.
+pub(super) fn back(v: &mut Volume, now: Instant, path: PathIndex) {
+    v.links[path.get()].owed_since = now;
+    move_reads(v, now);
+}
+
+/// When [`timeouts`] has something to do.
+pub(super) fn deadline(v: &Volume) -> Instant {
+    let mut next = Instant::MAX;
+    for path in v.owing.and(v.engine.active()).iter() {
+        next = next.min(silence_ends(v, path));
+    }
+    for path in v.engine.suspects().union(v.engine.wants_read()).iter() {
+        next = next.min(v.links[path.get()].ask_at);
+    }
+    next
+}
+
+/// When the path becomes suspect if nothing moves there.
+fn silence_ends(v: &Volume, path: PathIndex) -> Instant {
+    let link = &v.links[path.get()];
+    let moved = link.session_ref().map_or(Instant::ZERO, |session| session.last_moved());
+    moved.max(link.owed_since) + patience(v, path)
+}
+
+/// What has to be done to the millisecond.
+pub(super) fn timeouts(v: &mut Volume, now: Instant) {
+    for path in v.owing.and(v.engine.active()).iter() {
+        if silence_ends(v, path) <= now {
+            let why = format!(
+                "nothing has come for {:.3} s while {} commands are outstanding ({})",
+                patience(v, path).as_secs_f64(),
+                v.links[path.get()].owed,
+                link::where_(&v.links[path.get()])
+            );
+            suspect(v, now, path, &why);
+        }
+    }
+    for path in v.engine.suspects().union(v.engine.wants_read()).iter() {
+        if v.links[path.get()].ask_at <= now {
+            v.links[path.get()].ask_at = now + v.spec.tunables.suspect_interval;
+            ask(v, now, path);
+        }
+    }
+}
+
+/// The path is not chosen any more while another one is active.
+fn suspect(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
+    if v.engine.state(path) != State::Active {
+        return;
+    }
+    v.engine.transition(now, path, State::Suspect, why);
+    v.notice(now, Level::Warn, Some(path), State::Suspect.name(), why);
+    let mut first = Instant::MAX;
+    let mut hung_at = 0;
+    for part in v.parts.values_mut() {
+        let Some(flight) = part.flight.as_mut().filter(|flight| flight.path == path) else {
+            continue;
+        };
+        flight.accused = true;
+        if flight.started < first {
+            (first, hung_at) = (flight.started, part.lba);
+        }
+    }
+    let link = &mut v.links[path.get()];
+    link.owed = 0;
+    link.hung_at = hung_at;
+    link.ask_at = now + v.spec.tunables.suspect_interval;
+    v.owing.remove(path);
+    move_reads(v, now);
+}
+
+/// Reads on suspect paths go to active ones, in their order and before all others.
+fn move_reads(v: &mut Volume, now: Instant) {
+    let suspects = v.engine.suspects();
+    if suspects.is_empty() || v.engine.active().is_empty() {
+        return;
+    }
+    let mut found = std::mem::take(&mut v.scratch);
+    found.extend(v.parts.iter().filter_map(|(id, part)| {
+        let flight = part.flight.filter(|flight| suspects.contains(flight.path))?;
+        let moves = part.verb == PartVerb::Read && abandon::lives(v, &flight);
+        moves.then_some((flight.started, id))
+    }));
+    found.sort_unstable_by_key(|(started, id)| (*started, id.slot()));
+    while let Some((_, id)) = found.pop() {
+        abandon::leave(v, now, id);
+        v.ready.push_front(id);
+    }
+    v.scratch = found;
+}
+
+/// A path that has to prove itself is asked: by a read that somebody waits for, if there is one.
+fn ask(v: &mut Volume, now: Instant, path: PathIndex) {
+    let link = &v.links[path.get()];
+    if link.asked >= QUESTIONS_MAX || link.room() == 0 {
+        return;
+    }
+    let hung_at = link.hung_at;
+    let live = v.parts.iter().find(|(_, part)| {
+        part.verb == PartVerb::Read && part.flight.is_some_and(|flight| flight.path != path)
+    });
+    match live.map(|(id, _)| id) {
+        Some(id) => abandon::copy(v, now, id, path, Kind::Probe),
+        None => abandon::ask(v, now, hung_at, path),
+    }
+}
+
+/// Looks at every command that is outstanding; called every few ten milliseconds while there are any.
+pub(super) fn tick(v: &mut Volume, now: Instant) {
+    closed_windows(v, now);
+    late_parts(v, now);
+    late_stragglers(v, now);
+    for index in 0..v.links.len() {
+        let link = &v.links[index];
+        if link.overdue > u32::from(v.spec.tunables.queue_depth) / 2 {
+            let why = format!(
+                "{} commands are past their deadline, more than half of what the session takes ({})",
+                link.overdue,
+                link::where_(link)
+            );
+            link::fail(v, now, v.links[index].index, &why);
+        }
+    }
+}
+
+/// How long a command may stay without progress on this path.
+fn limit(v: &Volume, verb: PartVerb, path: PathIndex) -> Duration {
+    let class = match verb {
+        PartVerb::Read | PartVerb::Write | PartVerb::WriteZeros => CommandClass::Transfer,
+        PartVerb::WriteSame { .. } | PartVerb::Unmap | PartVerb::Sync | PartVerb::LbaStatus => {
+            CommandClass::Long
+        }
+    };
+    let tunables = &v.spec.tunables;
+    let last = v.engine.is_last(path);
+    command_timeout(class, last, tunables.command_timeout, tunables.last_path_command_timeout)
+}
+
+/// Since when a command has not moved: data or an R2T came for it, or the socket took some of what it has to
+/// send.
+fn idle_since(v: &Volume, path: PathIndex, tag: TaskTag, started: Instant) -> Instant {
+    let link = &v.links[path.get()];
+    let Some(session) = link.session_ref() else { return started };
+    let moved = session.last_progress(tag).unwrap_or(started).max(started);
+    if session.awaits_socket(tag) { moved.max(link.taken_at) } else { moved }
+}
+
+fn late_parts(v: &mut Volume, now: Instant) {
+    let mut late = std::mem::take(&mut v.scratch);
+    let mut slow: Option<(PathIndex, Duration)> = None;
+    for (id, part) in v.parts.iter() {
+        let Some(flight) = part.flight else { continue };
+        let idle = now - idle_since(v, flight.path, flight.tag, flight.started);
+        if idle >= limit(v, part.verb, flight.path) {
+            late.push((flight.started, id));
+        } else if !flight.accused
+            && part.verb.op() != Op::Other
+            && v.engine.active().contains(flight.path)
+            && idle > patience(v, flight.path) * ALONE_FACTOR
+        {
+            slow = Some((flight.path, idle));
+        }
+    }
+    late.sort_unstable_by_key(|(started, id)| (*started, id.slot()));
+    while let Some((started, id)) = late.pop() {
+        give_up(v, now, id, started);
+    }
+    v.scratch = late;
+    if let Some((path, idle)) = slow {
+        let why = format!(
+            "a command has not moved for {:.3} s while others do ({})",
+            idle.as_secs_f64(),
+            link::where_(&v.links[path.get()])
+        );
+        suspect(v, now, path, &why);
+    }
+}
+
+/// A part past its deadline.
+fn give_up(v: &mut Volume, now: Instant, id: PartId, started: Instant) {
+    let Some(flight) = v.parts.get(id).and_then(|part| part.flight) else { return };
+    let why = format!(
+        "a command has had no answer for {:.1} s although the connection is up: the unit behind this path hangs; \
+         its commands are repeated elsewhere ({})",
+        (now - started).as_secs_f64(),
+        link::where_(&v.links[flight.path.get()])
+    );
+    if v.engine.state(flight.path) == State::Suspect {
+        v.engine.set_reason(flight.path, &why);
+    }
+    suspect(v, now, flight.path, &why);
+    // A read may have been moved just now.
+    if v.parts.get(id).is_some_and(|part| part.flight.is_some()) {
+        abandon::abandon(v, now, id);
+    }
+}
+
+/// What was left behind may stay as long as a command may, then ABORT TASK frees its place.
+fn late_stragglers(v: &mut Volume, now: Instant) {
+    if v.stragglers.len() == 0 {
+        return;
+    }
+    let mut late = std::mem::take(&mut v.scratch);
+    late.extend(v.stragglers.iter().filter_map(|(key, s)| {
+        let idle = now - idle_since(v, s.path, s.tag, s.started);
+        let is_late = !s.overdue && idle >= limit(v, s.verb, s.path);
+        is_late.then_some((s.started, key))
+    }));
+    while let Some((_, key)) = late.pop() {
+        abandon::abort(v, now, key);
+    }
+    v.scratch = late;
+}
+
+/// Paths that take no command although they owe no answer: nothing there is ever late.
+fn closed_windows(v: &mut Volume, now: Instant) {
+    if v.ready.is_empty() {
+        return;
+    }
+    for index in 0..v.links.len() {
+        let path = v.links[index].index;
+        let tunables = &v.spec.tunables;
+        let limit = match v.engine.is_last(path) {
+            true => tunables.last_path_command_timeout,
+            false => tunables.command_timeout,
+        };
+        let closed = v.links[index].closed_for(now);
+        if !closed.is_zero() && closed >= limit {
+            let why = format!(
+                "the target's command window has been closed for {:.1} s with nothing outstanding",
+                closed.as_secs_f64()
+            );
+            link::fail(v, now, path, &why);
+        }
+    }
+}
