@@ -52,6 +52,7 @@ fn every_command_explains_itself() {
         ("status", &["[DEVICE]", "--json", "--control"]),
         ("policy", &["failover (FOO)", "round-robin (RR)", "--weight", "--prefer", "Examples:"]),
         ("set", &["KEY=VALUE", "path_timeout=2s", "all tunables are shown", "Examples:"]),
+        ("bench", &["TARGET", "--destructive", "--per-path", "--rate", "--report", "Examples:"]),
         ("path", &["disable", "enable", "recheck", "--force", "last usable", "Examples:"]),
     ];
     for (command, parts) in commands {
