@@ -48,7 +48,10 @@ fn every_command_explains_itself() {
         ("config", &["check"]),
         ("config check", &["Usage: mpio config check", "<FILE>", "memory"]),
         ("status", &["[DEVICE]", "--json", "--control"]),
-        ("policy", &["failover (FOO)", "round-robin (RR)", "--weight", "--prefer", "Examples:"]),
+        (
+            "policy",
+            &["failover (FOO)", "round-robin (RR)", "latency", "--weight", "--prefer", "Examples:"],
+        ),
         ("path", &["disable", "enable", "recheck", "--force", "last usable", "Examples:"]),
     ];
     for (command, parts) in commands {
@@ -78,7 +81,7 @@ fn wrong_arguments_are_exit_code_2_and_one_line_with_a_remedy() {
         (&["discover"], &["<PORTAL[@SOURCE]>"]),
         (&["attach", "--lun", "x"], &["invalid value 'x' for '--lun <N>'"]),
         (&["path", "vm0", "a:ha1", "away"], &["'away'", "disable, enable, recheck"]),
-        (&["policy", "vm0", "--weight", "a:ha1=0"], &["PATH=N, N from 1 to 100"]),
+        (&["policy", "vm0", "--weight", "a:ha1=101"], &["PATH=N, N from 0 to 100"]),
         (&["serve", "--config", "/dev/null", "--log-level", "=?="], &["--log-level"]),
     ];
     for (arguments, parts) in cases {
