@@ -29,7 +29,8 @@ fn at(millis: u64) -> Instant {
 
 /// `n` paths, all connecting.
 fn fresh(policy: Policy, n: usize) -> Engine {
-    let mut e = Engine::new(NOW, Tuning { policy, seed: 7, ..Tuning::default() });
+    let burst = Burst { commands: 8, bytes: 256 * 1024 };
+    let mut e = Engine::new(NOW, Tuning { policy, burst, seed: 7, ..Tuning::default() });
     for index in 0..n {
         assert_eq!(e.add_path(NOW, info(index)), Ok(p(index)));
     }

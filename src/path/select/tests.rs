@@ -3,6 +3,9 @@
 use super::*;
 use proptest::prelude::*;
 
+/// Shorter than the default, so that a few requests show everything.
+const BURST: Burst = Burst { commands: 8, bytes: 256 * 1024 };
+
 const RR: Policy = Policy::RoundRobin;
 const LQD: Policy = Policy::LeastQueueDepth;
 const LB: Policy = Policy::LeastBytes;
@@ -21,7 +24,7 @@ fn ask(bytes: u32) -> Ask {
 }
 
 fn selector(policy: Policy, n: usize) -> Selector {
-    with_burst(policy, n, Burst::default())
+    with_burst(policy, n, BURST)
 }
 
 fn with_burst(policy: Policy, n: usize, burst: Burst) -> Selector {
