@@ -8,7 +8,7 @@ use crate::limits;
 use crate::path::Stamp;
 use crate::ring::{Completion, Connect, Ring, Sending, SockId, Stage, explain};
 use crate::volume::shared::Shared;
-use crate::volume::spec::DeviceSpec;
+use crate::volume::spec::{DeviceSpec, PathSpec};
 use crate::volume::{Action, Endpoint, Level, Notice, Volume};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -283,15 +283,7 @@ impl Lane {
     fn command(&mut self, now: Instant, command: Command) {
         match command {
             Command::AddDevice { spec, shared } => self.add_device(now, *spec, shared),
-            Command::AddPath { device, path } => {
-                if let Some(index) = self.find(&device) {
-                    let name = path.name.clone();
-                    if let Err(error) = self.devices[index].volume.add_path(now, *path) {
-                        tracing::error!(device, path = name, "not used: {error}");
-                    }
-                    self.touch(index);
-                }
-            }
+            Command::AddPath { device, path } => self.add_path(now, &device, *path),
             Command::Client { device, fd, peer } => self.client(now, &device, fd, &peer),
             Command::Status { device, reply } => {
                 // The wall clock may have been set since; events are dated by it.
@@ -352,6 +344,15 @@ impl Lane {
             }
             Command::Stop => self.stopped = true,
         }
+    }
+
+    fn add_path(&mut self, now: Instant, device: &str, path: PathSpec) {
+        let Some(index) = self.find(device) else { return };
+        let name = path.name.clone();
+        if let Err(error) = self.devices[index].volume.add_path(now, path) {
+            tracing::error!(device, path = name, "not used: {error}");
+        }
+        self.touch(index);
     }
 
     fn add_device(&mut self, now: Instant, spec: DeviceSpec, shared: Arc<Shared>) {
