@@ -52,6 +52,20 @@ pub enum RingError {
     Other(#[source] io::Error),
 }
 
+impl RingError {
+    /// Whether io_uring is not to be had here at all, so that epoll serves instead.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            RingError::Missing
+            | RingError::SwitchedOff { .. }
+            | RingError::Filtered
+            | RingError::TooOld { .. } => true,
+            RingError::Memory | RingError::Other(_) => false,
+        }
+    }
+}
+
 /// Sorts an error of `io_uring_setup`; `sysctl` is what /proc/sys/kernel/io_uring_disabled holds.
 fn classify(error: io::Error, sysctl: Option<&str>) -> RingError {
     match error.raw_os_error() {
