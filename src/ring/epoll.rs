@@ -11,6 +11,8 @@ use super::table::{Phase, Sock, Table};
 use super::{Completion, Connect, RECV_ROOM_MIN, RingConfig, RingStats, Sending, SockId, Waker};
 use crate::limits::RECV_BUFFER;
 use bytes::Bytes;
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::sys::epoll::{Epoll as Poll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use socket2::{SockAddr, SockRef};
 use std::io;
@@ -21,8 +23,14 @@ use std::time::{Duration, Instant};
 /// Events taken per wait; what is left comes with the next one.
 const EVENTS: usize = 256;
 
+/// Alarms at the same time.
+const ALARMS_MAX: usize = 16;
+
 /// The waker's mark among the events; no socket has this number.
 const WAKER: u64 = u64::MAX;
+
+/// The alarm's mark.
+const ALARM: u64 = u64::MAX - 1;
 
 /// A rest of a send is tried again after this long even without an event: a send that failed for lack of
 /// memory is followed by none.
@@ -44,6 +52,8 @@ pub(super) struct Epoll {
     #[expect(clippy::vec_box, reason = "an area in use must not move: its header points into it")]
     areas: Vec<Box<SendArea>>,
     waker: Waker,
+    alarm: TimerFd,
+    alarms: Vec<Instant>,
     send_buffer: Option<usize>,
     /// Receives on sockets that have something.
     wanted: Vec<SockId>,
@@ -65,8 +75,12 @@ impl Epoll {
         let waker = Waker::new()?;
         let poll = Poll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         poll.add(waker.event(), EpollEvent::new(EpollFlags::EPOLLIN, WAKER))?;
+        let alarm = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?;
+        poll.add(&alarm, EpollEvent::new(EpollFlags::EPOLLIN, ALARM))?;
         Ok(Epoll {
             poll,
+            alarm,
+            alarms: Vec::with_capacity(ALARMS_MAX),
             events: vec![EpollEvent::empty(); EVENTS],
             sockets: Table::new(config.sockets),
             pool: Pool::new(config.buffers),
@@ -239,6 +253,23 @@ impl Epoll {
         out.append(&mut self.ready);
     }
 
+    pub(super) fn alarm(&mut self, after: Duration) -> bool {
+        if self.alarms.len() == ALARMS_MAX {
+            return false;
+        }
+        self.alarms.push(Instant::now() + after);
+        self.set_alarm();
+        true
+    }
+
+    /// One timer for all alarms: the next one.
+    fn set_alarm(&mut self) {
+        let Some(next) = self.alarms.iter().min() else { return };
+        let left = next.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
+        let at = Expiration::OneShot(TimeSpec::from_duration(left));
+        self.alarm.set(at, TimerSetTimeFlags::empty()).expect("a timer takes any time");
+    }
+
     /// Whether a turn would find something at once.
     pub(super) fn is_ready(&mut self) -> bool {
         self.step(Some(Duration::ZERO));
@@ -294,6 +325,14 @@ impl Epoll {
             self.waker.take();
             self.waker.clear();
             self.ready.push(Completion::Woken);
+            return;
+        }
+        if data == ALARM {
+            // Readable, so it does not wait.
+            let _ = self.alarm.wait();
+            let now = Instant::now();
+            self.alarms.retain(|at| *at > now);
+            self.set_alarm();
             return;
         }
         let sock = SockId { index: data as u32, generation: (data >> 32) as u32 };

@@ -402,6 +402,16 @@ impl Ring {
         }
     }
 
+    /// Sets an alarm: a wait ends `after` this time, once, possibly with nothing. Unlike the limit of a wait it
+    /// stays while waits come and go, and costs them nothing. False when too many are set.
+    #[must_use]
+    pub fn alarm(&mut self, after: Duration) -> bool {
+        match &mut self.engine {
+            Engine::Uring(ring) => ring.alarm(after),
+            Engine::Epoll(ring) => ring.alarm(after),
+        }
+    }
+
     /// Submits what is queued, without waiting: before looking for completions with [`Ring::is_ready`].
     pub fn submit(&mut self) {
         match &mut self.engine {

@@ -55,6 +55,10 @@ impl Uring {
                 self.wake_read = self.ops.insert(Op::Wake { counter });
                 self.push_waker(target);
             }
+            Op::Alarm { limit } => {
+                self.alarms.retain(|set| *set != user_data);
+                self.limits.push(limit);
+            }
             Op::ConnectTimeout { limit: _ } | Op::CancelWake => {}
         }
     }

@@ -37,6 +37,9 @@ const POLL_FIRST: u16 = 1;
 /// Operations that one socket can have in flight: receive, send, connect with its time limit, cancel.
 const OPS_PER_SOCKET: usize = 5;
 
+/// Alarms at the same time.
+const ALARMS_MAX: usize = 16;
+
 /// Turns that the end of a ring waits for its operations, 10 ms each.
 const DROP_TURNS_MAX: u32 = 100;
 
@@ -53,6 +56,9 @@ pub(super) struct Uring {
     areas: Vec<Box<SendArea>>,
     waker: Waker,
     wake_read: u64,
+    /// Alarms that the kernel has, and what used ones can be made of.
+    alarms: Vec<u64>,
+    limits: Vec<Box<types::Timespec>>,
     send_buffer: Option<usize>,
     reaped: Vec<(u64, i32, u32)>,
     ready: Vec<Completion>,
@@ -65,7 +71,7 @@ pub(super) struct Uring {
 
 impl Uring {
     pub(in crate::ring) fn new(config: &RingConfig) -> Result<Uring, RingError> {
-        let ops = config.sockets * OPS_PER_SOCKET + 2;
+        let ops = config.sockets * OPS_PER_SOCKET + 2 + 2 * ALARMS_MAX;
         let completions = (ops.next_power_of_two() as u32).max(config.entries * 2);
         let ring = probe::ring(config.entries, completions)?;
         assert!(ring.params().cq_entries() as usize >= ops, "fewer completions than operations");
@@ -82,6 +88,8 @@ impl Uring {
             areas: Vec::with_capacity(config.sockets),
             waker: Waker::new().map_err(RingError::Other)?,
             wake_read: 0,
+            alarms: Vec::with_capacity(ALARMS_MAX),
+            limits: Vec::with_capacity(ALARMS_MAX),
             send_buffer: config.send_buffer,
             reaped: Vec::with_capacity(completions as usize),
             ready: Vec::with_capacity(completions as usize),
@@ -298,6 +306,25 @@ impl Uring {
         }
     }
 
+    pub(in crate::ring) fn alarm(&mut self, after: Duration) -> bool {
+        if self.alarms.len() == ALARMS_MAX {
+            return false;
+        }
+        let spec = types::Timespec::from(after);
+        let limit = match self.limits.pop() {
+            Some(mut limit) => {
+                *limit = spec;
+                limit
+            }
+            None => Box::new(spec),
+        };
+        let request = opcode::Timeout::new(&raw const *limit).build();
+        let user_data = self.ops.insert(Op::Alarm { limit });
+        self.alarms.push(user_data);
+        self.push(&[request.user_data(user_data)]);
+        true
+    }
+
     fn arm_waker(&mut self) {
         let mut counter = Box::new([0; 8]);
         let target = counter.as_mut_ptr();
@@ -318,9 +345,11 @@ impl Drop for Uring {
         for sock in self.sockets.ids() {
             self.give_up(sock);
         }
-        let cancel = types::CancelBuilder::user_data(self.wake_read);
-        let user_data = self.ops.insert(Op::CancelWake);
-        self.push(&[opcode::AsyncCancel2::new(cancel).build().user_data(user_data)]);
+        for waits in std::iter::once(self.wake_read).chain(std::mem::take(&mut self.alarms)) {
+            let cancel = types::CancelBuilder::user_data(waits);
+            let user_data = self.ops.insert(Op::CancelWake);
+            self.push(&[opcode::AsyncCancel2::new(cancel).build().user_data(user_data)]);
+        }
         for _ in 0..DROP_TURNS_MAX {
             if self.ops.in_flight() == 0 {
                 return;

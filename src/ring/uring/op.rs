@@ -34,7 +34,9 @@ pub(super) enum Op {
     Cancel { sock: SockId },
     /// Reading the waker's counter; its value is not needed.
     Wake { counter: Box<[u8; 8]> },
-    /// Cancelling the waker's read when the ring is dropped.
+    /// A time to wake at.
+    Alarm { limit: Box<types::Timespec> },
+    /// Cancelling the waker's read or an alarm when the ring is dropped.
     CancelWake,
 }
 
