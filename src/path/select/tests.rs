@@ -178,6 +178,25 @@ fn weights_are_shares_spread_smoothly() {
 }
 
 #[test]
+fn a_whole_unit_of_any_weight_ends_where_all_others_end() {
+    for weight in 1..=WEIGHT_MAX {
+        let mut load = selector(WP, 1).loads[0];
+        load.weight = weight;
+        for n in 1..=3 * weight {
+            let before = load.pass();
+            load.advance();
+            assert!(load.pass() > before);
+            if n % weight == 0 {
+                assert_eq!(load.pass(), u64::from(n / weight) * SCALE, "no rounding adds up");
+            }
+        }
+        load.catch_up(load.pass() + 12_345_678);
+        let (at, aim) = (load.pass(), (3 * SCALE) + 12_345_678);
+        assert!(at <= aim && aim - at <= 2 * load.stride(), "{weight}: {at} for {aim}");
+    }
+}
+
+#[test]
 fn a_path_that_was_full_makes_up_for_nothing() {
     let mut s = weighted(WP, &[1, 1]);
     s.set_members(first(1));
