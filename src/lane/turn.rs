@@ -24,6 +24,7 @@ impl Lane {
             devices: Vec::new(),
             deadlines: Vec::new(),
             timers_at: Instant::MAX,
+            alarms: Vec::new(),
             touched: Vec::new(),
             spin: Duration::ZERO,
             mailbox,
@@ -48,29 +49,46 @@ impl Lane {
             if !self.spin.is_zero() {
                 self.look(now);
             }
-            let wait = (self.timers_at < Instant::MAX).then(|| self.timers_at - now);
-            self.ring.submit_and_wait(wait, &mut completions);
+            let limit = self.limit(now);
+            self.ring.submit_and_wait(limit, &mut completions);
             now = self.now();
             for completion in completions.drain(..) {
                 self.complete(now, completion);
             }
+            self.alarms.retain(|at| *at > now);
             let timers = now >= self.timers_at;
             if timers {
                 self.timeouts(now);
             }
             self.spin = Duration::ZERO;
-            if !self.touched.is_empty() {
-                self.timers_at = self.timers_at.min(now + TIMER_GRAIN);
-            }
             while let Some(index) = self.touched.pop() {
                 self.finish(now, index);
-                self.spin = self.spin.max(self.devices[index].volume.spin());
+                let volume = &self.devices[index].volume;
+                self.spin = self.spin.max(volume.spin());
+                let soon = volume.poll_soon().min(now + TIMER_GRAIN);
+                self.timers_at = self.timers_at.min(soon);
             }
             if timers {
                 self.schedule();
             }
             self.check_drained();
         }
+    }
+
+    /// How long the next wait may last, unless an alarm ends it: makes sure of an alarm before timers are due.
+    fn limit(&mut self, now: Instant) -> Option<Duration> {
+        let at = self.timers_at;
+        if at == Instant::MAX || self.alarms.iter().any(|alarm| *alarm <= at) {
+            return None;
+        }
+        if at <= now {
+            return Some(Duration::ZERO);
+        }
+        if self.ring.alarm(at - now) {
+            self.alarms.push(at);
+            return None;
+        }
+        Some(at - now)
     }
 
     /// Looks for completions until there is one, for as long as the devices want it, before the lane sleeps.
