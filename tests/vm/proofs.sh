@@ -31,6 +31,6 @@ lio_disk() {
 lio_disk 0 127.0.0.41 iqn.2026-11.test.lio:proofs0 slow
 lio_disk 1 127.0.0.42 iqn.2026-11.test.lio:proofs1 fast
 say "LIO of $(uname -r)"
-storage=LIO portals="127.0.0.41:3260 127.0.0.42:3260" targets="iqn.2026-11.test.lio:proofs0 iqn.2026-11.test.lio:proofs1" \
+portals="127.0.0.41:3260 127.0.0.42:3260" targets="iqn.2026-11.test.lio:proofs0 iqn.2026-11.test.lio:proofs1" \
   timeout 200 ./guest-tests --ignored --exact --nocapture guest::answers_that_prove || die "LIO does not answer as the table says"
 say "proofs.sh passed in $SECONDS s"
