@@ -14,6 +14,7 @@ mod failover;
 mod health;
 pub mod identity;
 mod ledger;
+pub mod planted;
 mod policy;
 mod select;
 mod state;
@@ -21,7 +22,7 @@ pub mod verdict;
 
 pub use crate::stats::{Ended, Op};
 pub use access::{Access, AccessState};
-pub use backoff::{Backoff, Failure};
+pub use backoff::{Backoff, Failure, Reconnect};
 pub use engine::{Deadline, DeviceHealth, Engine, PathInfo, Tally, TooManyPaths, Tuning};
 pub use events::{Event, Events, Stamp, WallClock, What};
 pub use health::{CommandClass, command_timeout};

@@ -14,6 +14,7 @@ use super::{Action, Level, Volume, complete, content, fencing};
 use crate::base::{Blame, Duration, Instant, TxQueue};
 use crate::limits;
 use crate::path::identity::LogicalUnit;
+use crate::path::planted::{Bug, planted};
 use crate::path::{Failure, PathIndex, State};
 use crate::session::{
     self, AsyncEvent, CloseReason, Event, Kind, LoginError, Session, SessionError,
@@ -109,9 +110,6 @@ pub(super) struct Link {
 pub(super) const PROBE: u64 = u64::MAX;
 /// Token of LOGICAL UNIT RESET; a session has one out at most.
 pub(super) const FENCE: u64 = u64::MAX - 1;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Link {
     pub(super) fn new(index: PathIndex, spec: PathSpec) -> Link {
@@ -229,12 +227,12 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
         match &v.links[index].phase {
             Phase::Waiting if v.engine.retry_at(path).is_some_and(|at| at <= now) => {
                 v.engine.transition(now, path, State::Connecting, "");
-                connect(v, path);
+                connect(v, now, path);
             }
             Phase::Waiting if again => {
                 v.links[index].mismatched_until = None;
                 v.engine.transition(now, path, State::Connecting, "looked at again");
-                connect(v, path);
+                connect(v, now, path);
             }
             Phase::Probing(_) => probing::timeout(v, now, path),
             Phase::Up if overdue => {
@@ -258,8 +256,9 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
 }
 
 /// Asks the driver for a connection; the path is in state `connecting`.
-pub(super) fn connect(v: &mut Volume, path: PathIndex) {
+pub(super) fn connect(v: &mut Volume, now: Instant, path: PathIndex) {
     let draining = v.draining.is_some();
+    let timeout = v.engine.connect_patience(now, path).min(v.spec.tunables.connect_timeout);
     let link = &mut v.links[path.get()];
     if draining {
         link.phase = Phase::Disabled;
@@ -272,7 +271,7 @@ pub(super) fn connect(v: &mut Volume, path: PathIndex) {
         remote: link.remote,
         source: link.spec.source,
         interface: link.spec.interface.clone(),
-        timeout: CONNECT_TIMEOUT,
+        timeout,
     };
     v.actions.push_back(action);
 }
@@ -299,11 +298,12 @@ fn session_config(v: &Volume, path: PathIndex) -> session::Config {
     let spec = &v.links[path.get()].spec;
     let kind = Kind::Normal { target: spec.target.clone() };
     let mut config = session::Config::new(v.spec.initiator_name.clone(), spec.isid, kind);
+    config.isid[5] ^= u8::from(planted(Bug::IsidChanges)) * v.links[path.get()].generation as u8;
     config.expected_portal_group = spec.portal_group;
     config.header_digest = spec.header_digest;
     config.data_digest = spec.data_digest;
     config.chap = spec.chap.clone();
-    config.login_timeout = LOGIN_TIMEOUT;
+    config.login_timeout = v.spec.tunables.login_timeout;
     config.nop_interval = v.spec.tunables.nop_interval;
     config.silence_timeout = v.spec.tunables.last_path_timeout;
     config.management_timeout = v.spec.tunables.management_timeout;
@@ -353,6 +353,9 @@ pub(super) fn disconnected(
         }
     };
     fail(v, now, path, &why);
+    if planted(Bug::RetryTooLax) {
+        fencing::believe(v, path);
+    }
 }
 
 /// The driver has let go of the socket.
@@ -372,7 +375,7 @@ pub(super) fn socket_closed(v: &mut Volume, now: Instant, path: PathIndex) {
             link.phase = Phase::Waiting;
             v.engine.retry_now(now, path);
         }
-        Then::Connect => connect(v, path),
+        Then::Connect => connect(v, now, path),
     }
 }
 
