@@ -54,8 +54,8 @@ use crate::path::{
 use crate::stats::IoStats;
 use abandon::Straggler;
 use bytes::Bytes;
-use clients::Client;
 pub use census::Census;
+use clients::Client;
 pub use clients::ClientId;
 use link::Link;
 use request::{Part, PartId, Request, RequestId};
