@@ -13,6 +13,8 @@ mod discover;
 mod harness;
 #[path = "cli/running.rs"]
 mod running;
+#[path = "cli/set.rs"]
+mod set;
 
 use harness::daemon::mpio;
 use harness::process::Finished;
@@ -40,7 +42,7 @@ fn says(text: &str, parts: &[&str]) {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands: [(&str, &[&str]); 9] = [
+    let commands: [(&str, &[&str]); 10] = [
         ("", &["Examples:", "mpio attach", "Exit codes: 0 done, 1 tried and failed, 2 wrong"]),
         ("discover", &["Usage: mpio discover", "PORTAL[@SOURCE]", "--source", "Examples:"]),
         ("serve", &["Usage: mpio serve", "--config <FILE>", "--log-format", "SIGTERM", "Example:"]),
@@ -49,6 +51,8 @@ fn every_command_explains_itself() {
         ("config check", &["Usage: mpio config check", "<FILE>", "memory"]),
         ("status", &["[DEVICE]", "--json", "--control"]),
         ("policy", &["failover (FOO)", "round-robin (RR)", "--weight", "--prefer", "Examples:"]),
+        ("set", &["KEY=VALUE", "path_timeout=2s", "all tunables are shown", "Examples:"]),
+        ("bench", &["TARGET", "--destructive", "--per-path", "--rate", "--report", "Examples:"]),
         ("path", &["disable", "enable", "recheck", "--force", "last usable", "Examples:"]),
     ];
     for (command, parts) in commands {

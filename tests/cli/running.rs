@@ -47,6 +47,7 @@ const PATH: &[&str] = &[
     "group",
     "weight",
     "in_flight",
+    "queue_depth",
     "reads",
     "writes",
     "read_bytes",
