@@ -27,7 +27,7 @@ impl fmt::Display for Wrong {
     }
 }
 
-/// `250ms`, `5s`, `2m`, `1h`, `0`, `never` (which is [`Duration::MAX`]).
+/// `50us`, `250ms`, `5s`, `2m`, `1h`, `0`, `never` (which is [`Duration::MAX`]).
 pub fn duration(text: &str) -> Result<Duration, Wrong> {
     const HINT: &str = "a duration such as 250ms, 5s, 2m or never";
     if text == "never" {
@@ -41,18 +41,19 @@ pub fn duration(text: &str) -> Result<Duration, Wrong> {
     if number.is_empty() {
         return Err(Wrong::new(format!("{text:?} is not a duration"), HINT));
     }
-    let millis_per_unit = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
+    let micros_per_unit = match unit {
+        "us" => 1,
+        "ms" => 1_000,
+        "s" => 1_000_000,
+        "m" => 60_000_000,
+        "h" => 3_600_000_000,
         "" => return Err(Wrong::new(format!("the duration {text:?} has no unit"), HINT)),
         _ => return Err(Wrong::new(format!("{unit:?} is not a unit of time"), HINT)),
     };
-    let millis = number.parse::<u64>().ok().and_then(|n| n.checked_mul(millis_per_unit));
+    let micros = number.parse::<u64>().ok().and_then(|n| n.checked_mul(micros_per_unit));
     // Longer than a century is a slip of the finger, and `never` is the word for it.
-    match millis.filter(|&m| m <= 100 * 365 * 24 * 3_600_000) {
-        Some(millis) => Ok(Duration::from_millis(millis)),
+    match micros.filter(|&m| m <= 100 * 365 * 24 * 3_600_000_000) {
+        Some(micros) => Ok(Duration::from_micros(micros)),
         None => Err(Wrong::new(format!("the duration {text:?} is too long"), "never")),
     }
 }
@@ -63,7 +64,8 @@ pub fn duration_text(d: Duration) -> String {
     let millis = d.as_millis();
     match d {
         Duration::MAX => "never".to_owned(),
-        _ if millis == 0 => "0".to_owned(),
+        Duration::ZERO => "0".to_owned(),
+        _ if !d.as_micros().is_multiple_of(1_000) => format!("{}us", d.as_micros()),
         _ if millis.is_multiple_of(3_600_000) => format!("{}h", millis / 3_600_000),
         _ if millis.is_multiple_of(60_000) => format!("{}m", millis / 60_000),
         _ if millis.is_multiple_of(1_000) => format!("{}s", millis / 1_000),
@@ -144,7 +146,7 @@ mod tests {
             problem(duration(long)),
             format!("the duration {long:?} is too long; try: never")
         );
-        for text in ["0", "250ms", "5s", "2m", "never", "90m", "24h"] {
+        for text in ["0", "50us", "1500us", "250ms", "5s", "2m", "never", "90m", "24h"] {
             assert_eq!(duration_text(duration(text).unwrap()), text);
         }
     }

@@ -16,6 +16,7 @@ mod failover;
 mod health;
 pub mod identity;
 mod ledger;
+pub mod planted;
 mod policy;
 mod select;
 mod state;
@@ -23,7 +24,7 @@ pub mod verdict;
 
 pub use crate::stats::{Ended, Op};
 pub use access::{Access, AccessState};
-pub use backoff::{Backoff, Failure};
+pub use backoff::{Backoff, Failure, Reconnect};
 pub use cache::{CacheLoss, SessionId};
 pub use depth::Depth;
 pub use engine::{Deadline, DeviceHealth, Engine, PathInfo, Tally, TooManyPaths, Tuning};

@@ -174,6 +174,8 @@ impl Volume {
         if self.spec.tunables.failback != tunables.failback {
             self.engine.set_failback(now, tunables.failback);
         }
+        self.engine.set_reconnect(tunables.reconnect());
+        self.engine.set_sticky_bytes(tunables.sticky_bytes);
         let strict = self.spec.tunables.fence == FenceMode::Strict;
         self.spec.tunables = tunables;
         link::retune(self);

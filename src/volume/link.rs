@@ -14,6 +14,7 @@ use super::{Action, Level, Volume, complete, content, fencing, flush};
 use crate::base::{Blame, Duration, Instant, TxQueue};
 use crate::limits;
 use crate::path::identity::LogicalUnit;
+use crate::path::planted::{Bug, planted};
 use crate::path::{Depth, Failure, PathIndex, State};
 use crate::session::{
     self, AsyncEvent, CloseReason, Event, Kind, LoginError, Session, SessionError,
@@ -95,6 +96,8 @@ pub(super) struct Link {
     pub(super) good: Instant,
     /// Resets of ours that its session has reported, or was made after.
     pub(super) resets: u64,
+    /// When its session last said that commands sent before may be gone without an answer.
+    pub(super) cleared_at: Option<Instant>,
     /// How many commands it takes.
     pub(super) depth: Depth,
     /// Its unit takes more than one command at a time (CMDQUE).
@@ -145,6 +148,7 @@ impl Link {
             heard: Instant::ZERO,
             good: Instant::ZERO,
             resets: 0,
+            cleared_at: None,
             depth: Depth::new(depth),
             queues: true,
             closed_since: None,
@@ -245,12 +249,12 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
         match &v.links[index].phase {
             Phase::Waiting if v.engine.retry_at(path).is_some_and(|at| at <= now) => {
                 v.engine.transition(now, path, State::Connecting, "");
-                connect(v, path);
+                connect(v, now, path);
             }
             Phase::Waiting if again => {
                 v.links[index].mismatched_until = None;
                 v.engine.transition(now, path, State::Connecting, "looked at again");
-                connect(v, path);
+                connect(v, now, path);
             }
             Phase::Probing(_) => probing::timeout(v, now, path),
             Phase::Up if overdue => {
@@ -291,8 +295,9 @@ pub(super) fn retune(v: &mut Volume) {
 }
 
 /// Asks the driver for a connection; the path is in state `connecting`.
-pub(super) fn connect(v: &mut Volume, path: PathIndex) {
+pub(super) fn connect(v: &mut Volume, now: Instant, path: PathIndex) {
     let draining = v.draining.is_some();
+    let timeout = v.engine.connect_patience(now, path).min(v.spec.tunables.connect_timeout);
     let link = &mut v.links[path.get()];
     if draining {
         link.phase = Phase::Disabled;
@@ -305,7 +310,7 @@ pub(super) fn connect(v: &mut Volume, path: PathIndex) {
         remote: link.remote,
         source: link.spec.source,
         interface: link.spec.interface.clone(),
-        timeout: v.spec.tunables.connect_timeout,
+        timeout,
     };
     v.actions.push_back(action);
 }
@@ -332,6 +337,7 @@ fn session_config(v: &Volume, path: PathIndex) -> session::Config {
     let spec = &v.links[path.get()].spec;
     let kind = Kind::Normal { target: spec.target.clone() };
     let mut config = session::Config::new(v.spec.initiator_name.clone(), spec.isid, kind);
+    config.isid[5] ^= u8::from(planted(Bug::IsidChanges)) * v.links[path.get()].generation as u8;
     config.expected_portal_group = spec.portal_group;
     config.header_digest = spec.header_digest;
     config.data_digest = spec.data_digest;
@@ -387,6 +393,9 @@ pub(super) fn disconnected(
         }
     };
     fail(v, now, path, &why);
+    if planted(Bug::RetryTooLax) {
+        fencing::believe(v, path);
+    }
 }
 
 /// The driver has let go of the socket.
@@ -406,7 +415,7 @@ pub(super) fn socket_closed(v: &mut Volume, now: Instant, path: PathIndex) {
             link.phase = Phase::Waiting;
             v.engine.retry_now(now, path);
         }
-        Then::Connect => connect(v, path),
+        Then::Connect => connect(v, now, path),
     }
 }
 
@@ -601,6 +610,7 @@ fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) {
     assert!(matches!(link.phase, Phase::LoggingIn), "a login ends once");
     link.hops = 0;
     link.login = now;
+    link.cleared_at = None;
     link.resets = v.shared.resets_sent(path);
     let group = link.session_ref().and_then(Session::negotiated).and_then(|n| n.portal_group);
     link.portal_group = group;

@@ -22,6 +22,7 @@
 mod abandon;
 pub mod admin;
 mod block_ops;
+mod census;
 mod clients;
 mod complete;
 mod content;
@@ -54,6 +55,7 @@ use crate::path::{
 use crate::stats::IoStats;
 use abandon::Straggler;
 use bytes::Bytes;
+pub use census::Census;
 use clients::Client;
 pub use clients::ClientId;
 use link::Link;
@@ -227,7 +229,8 @@ impl Volume {
             sticky_bytes: spec.tunables.sticky_bytes,
             seed: u64::from_le_bytes(seed),
         };
-        let engine = Engine::new(now, tuning);
+        let mut engine = Engine::new(now, tuning);
+        engine.set_reconnect(spec.tunables.reconnect());
         let catalog = clients::catalog(&spec.name);
         Volume {
             lane,
@@ -285,7 +288,7 @@ impl Volume {
         assert_eq!(index.get(), self.links.len(), "engine and links count together");
         self.links.push(Link::new(index, spec, self.spec.tunables.queue_depth));
         self.content_open = content::open(self);
-        link::connect(self, index);
+        link::connect(self, now, index);
         Ok(index)
     }
 
@@ -467,11 +470,18 @@ impl Volume {
         (next < Instant::MAX).then_some(next)
     }
 
+    /// How long the driver shall look for answers before it sleeps: zero unless commands are outstanding.
+    #[must_use]
+    pub fn spin(&self) -> Duration {
+        if self.parts.len() > 0 { self.spec.tunables.spin } else { Duration::ZERO }
+    }
+
     fn needs_tick(&self) -> bool {
         self.parts.len() > 0
             || self.stragglers.len() > 0
             || self.draining.as_ref().is_some_and(|d| !d.reported)
             || self.engine.down_since().is_some()
+            || self.no_path_reported
             || clients::any_waits(self)
             || self.shared.ledger().counters().pending > 0
             || self.held > 0

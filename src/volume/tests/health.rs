@@ -376,3 +376,33 @@ fn in_every_mode_a_late_write_is_aborted() {
         heal(w);
     }
 }
+
+/// How long after its portal answers again a path is active.
+fn back_after(net: Net, outage: Duration) -> Duration {
+    let mut w = World::new(Setup::default());
+    w.portals[0].net = net;
+    if net == Net::Refuses {
+        w.node(0).reset_connections();
+    }
+    w.run(outage);
+    // A silence on an idle path is found 1.5 s after the last ping's answer.
+    assert!(w.state(0) != State::Active || (net == Net::Silent && outage < MS(1600)));
+    w.portals[0].net = Net::Works;
+    let back = w.until_active();
+    w.finish();
+    back
+}
+
+#[test]
+fn a_path_is_used_soon_after_its_portal_answers() {
+    for net in [Net::Refuses, Net::Silent] {
+        for outage in [1200, 1400, 1700, 2000, 2300, 2600, 2999] {
+            let back = back_after(net, MS(outage));
+            assert!(back < MS(500), "{net:?} {outage} ms: {back:?}");
+        }
+        for outage in [3500, 5000, 7300, 11_000, 30_000, 61_700] {
+            let back = back_after(net, MS(outage));
+            assert!(back < MS(2050), "{net:?} {outage} ms: {back:?}");
+        }
+    }
+}

@@ -174,6 +174,12 @@ pub static ALL: &[Tunable] = &[
         },
         reason: "commands outstanding per path and lane; the target's window and BUSY answers lower it",
     },
+    time!(
+        spin,
+        ms(0),
+        ms(1),
+        "a lane looks for answers this long before it sleeps, while commands are outstanding: 50us to 200us for least latency, at the cost of a core"
+    ),
     flag!(
         hedge_reads,
         "a read that is late is sent on a second path as well, within a budget of 5 %"

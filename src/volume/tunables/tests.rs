@@ -26,7 +26,7 @@ fn every_field_has_one_entry_and_only_its_own() {
         nop_interval no_path_timeout fence_timeout shutdown_timeout fence failback queue_depth trust_identity
         shared fence_reset fence_proof fence_command watch_memory suspect_after suspect_interval check_interval
         connect_timeout login_timeout reconnect_min reconnect_max flap_penalty_max management_timeout
-        alua_transition_timeout hedge_reads sticky_bytes);
+        alua_transition_timeout hedge_reads sticky_bytes spin);
     let mut keys: Vec<_> = ALL.iter().map(|tunable| tunable.key).collect();
     fields.sort_unstable();
     keys.sort_unstable();
