@@ -27,7 +27,7 @@ impl fmt::Display for Wrong {
     }
 }
 
-/// `50us`, `250ms`, `5s`, `2m`, `1h`, `0`, `never` (which is [`Duration::MAX`]).
+/// `100us`, `250ms`, `5s`, `2m`, `1h`, `0`, `never` (which is [`Duration::MAX`]).
 pub fn duration(text: &str) -> Result<Duration, Wrong> {
     const HINT: &str = "a duration such as 250ms, 5s, 2m or never";
     if text == "never" {
@@ -61,15 +61,18 @@ pub fn duration(text: &str) -> Result<Duration, Wrong> {
 /// A duration as it is written in the configuration.
 #[must_use]
 pub fn duration_text(d: Duration) -> String {
-    let millis = d.as_millis();
-    match d {
-        Duration::MAX => "never".to_owned(),
-        Duration::ZERO => "0".to_owned(),
-        _ if !d.as_micros().is_multiple_of(1_000) => format!("{}us", d.as_micros()),
-        _ if millis.is_multiple_of(3_600_000) => format!("{}h", millis / 3_600_000),
-        _ if millis.is_multiple_of(60_000) => format!("{}m", millis / 60_000),
-        _ if millis.is_multiple_of(1_000) => format!("{}s", millis / 1_000),
-        _ => format!("{millis}ms"),
+    const UNITS: [(u128, &str); 4] =
+        [(3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s"), (1_000, "ms")];
+    let micros = d.as_micros();
+    if d == Duration::MAX {
+        return "never".to_owned();
+    }
+    if micros == 0 {
+        return "0".to_owned();
+    }
+    match UNITS.iter().find(|(unit, _)| micros.is_multiple_of(*unit)) {
+        Some((unit, name)) => format!("{}{name}", micros / unit),
+        None => format!("{micros}us"),
     }
 }
 

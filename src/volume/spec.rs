@@ -135,7 +135,7 @@ pub enum FenceProof {
 }
 
 impl Tunables {
-    /// When a failed path is tried again.
+    /// The schedule of reconnects.
     #[must_use]
     pub fn reconnect(&self) -> Reconnect {
         Reconnect {

@@ -176,9 +176,9 @@ pub static ALL: &[Tunable] = &[
     },
     time!(
         spin,
-        ms(0),
+        Duration::ZERO,
         ms(1),
-        "a lane looks for answers this long before it sleeps, while commands are outstanding: 50us to 200us for least latency, at the cost of a core"
+        "a lane looks for answers this long before it sleeps, while commands are outstanding; it costs a core for as long"
     ),
     flag!(
         hedge_reads,
