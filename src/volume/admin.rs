@@ -239,6 +239,7 @@ impl Volume {
                 self.notice(now, Level::Warn, None, "shutdown", &why);
                 super::request::shut_down(self, now);
             }
+            super::nexus::end(self);
             self.actions.push_back(Action::Drained);
         }
     }
@@ -271,6 +272,7 @@ impl Volume {
         let quiet = |phase: &Phase| matches!(phase, Phase::Waiting | Phase::Disabled);
         if self.links.iter().all(|l| quiet(&l.phase)) {
             self.draining.as_mut().expect("it was just there").reported = true;
+            super::nexus::end(self);
             self.actions.push_back(Action::Drained);
         }
     }

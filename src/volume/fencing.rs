@@ -50,9 +50,16 @@ pub(super) fn in_doubt(v: &mut Volume, now: Instant, id: PartId, path: PathIndex
     request::wake_lanes(v);
 }
 
+/// What an earlier process has left on the nexus that the path has with its present session.
+fn inherited(v: &Volume, path: PathIndex) -> Option<Nexus> {
+    let link = &v.links[path.get()];
+    link.inherited.filter(|nexus| nexus.group == link.portal_group)
+}
+
 /// Whether copies sent on earlier sessions of this path's nexus are in doubt.
 pub(super) fn needed(v: &Volume, path: PathIndex) -> bool {
-    v.shared.ledger().needs_proof(nexus(v, path))
+    let ledger = v.shared.ledger();
+    ledger.needs_proof(nexus(v, path)) || inherited(v, path).is_some_and(|n| ledger.needs_proof(n))
 }
 
 /// A path has logged in. Returns whether its session has to wait for a reset before anything may use it.
@@ -63,8 +70,11 @@ pub(super) fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) -> bool {
         return false;
     }
     if v.spec.tunables.fence_proof == FenceProof::Reinstatement {
-        let proven = v.shared.ledger().proven(own, Proof::Reinstated);
-        freed(v, now, path, proven, "login (fence_proof = \"reinstatement\")");
+        let mut proven = v.shared.ledger().proven(own, Proof::Reinstated);
+        if let Some(before) = inherited(v, path) {
+            proven += v.shared.ledger().proven(before, Proof::Reinstated);
+        }
+        freed(v, now, Some(path), proven, "login (fence_proof = \"reinstatement\")");
         return false;
     }
     if !may_reset(v, now, path) {
@@ -73,7 +83,7 @@ pub(super) fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) -> bool {
     let why = "waits for the answer to LOGICAL UNIT RESET: writes sent here before are in doubt";
     v.engine.set_reason(path, why);
     v.links[path.get()].phase = Phase::Fencing;
-    let waiting = Waiting { nexus: own, inherited: None };
+    let waiting = Waiting { nexus: own, inherited: inherited(v, path) };
     v.shared.resets().wait(&unit_key(v, path), waiting);
     run_reset(v, now, path);
     true
@@ -81,12 +91,10 @@ pub(super) fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) -> bool {
 
 /// Doubts of sessions in another portal group: this login is another nexus and proves nothing for them.
 fn stranded(v: &mut Volume, now: Instant, path: PathIndex, own: Nexus) {
-    let other = v
-        .shared
-        .ledger()
-        .in_doubt()
-        .find(|d| own.follows(d.nexus) && !own.covers(d.nexus))
-        .map(|d| d.nexus.group);
+    let before = v.links[path.get()].inherited;
+    let is_ours = |nexus: Nexus| own.follows(nexus) || Some(nexus) == before;
+    let mut doubts = v.shared.ledger().in_doubt().map(|d| d.nexus).collect::<Vec<_>>().into_iter();
+    let other = doubts.find(|n| is_ours(*n) && n.group != own.group).map(|n| n.group);
     let Some(before) = other else { return };
     let why = format!(
         "the old session was in portal group {before:?}, the new one is in {:?}: its login proves nothing; \
@@ -152,7 +160,7 @@ pub(super) fn reset_answered(v: &mut Volume, now: Instant, path: PathIndex, resp
         Phase::Fencing => "login and LOGICAL UNIT RESET",
         _ => "LOGICAL UNIT RESET on the session that carries them",
     };
-    freed(v, now, path, proven, how);
+    freed(v, now, Some(path), proven, how);
     sibling_sessions(v, now, path);
     retry(v, now);
 }
@@ -165,17 +173,17 @@ pub(super) fn reset_unanswered(v: &mut Volume, path: PathIndex) {
 }
 
 /// Ranges came out of doubt by a proof.
-fn freed(v: &mut Volume, now: Instant, path: PathIndex, proven: usize, how: &str) {
+fn freed(v: &mut Volume, now: Instant, path: Option<PathIndex>, proven: usize, how: &str) {
     request::wake_lanes(v);
     let why = format!("{proven} ranges in doubt proven free by {how}");
-    v.notice(now, Level::Info, Some(path), "fenced", &why);
+    v.notice(now, Level::Info, path, "fenced", &why);
 }
 
 /// Somebody knows that the node behind a path is off: everything sent there until now is dead.
 pub(super) fn confirmed(
     v: &mut Volume,
     now: Instant,
-    path: PathIndex,
+    path: Option<PathIndex>,
     nexuses: impl IntoIterator<Item = Nexus>,
     proof: Proof,
 ) -> usize {

@@ -26,11 +26,13 @@ mod clients;
 mod complete;
 mod dispatch;
 pub mod doubts;
+pub mod fence_command;
 mod fencing;
 mod flush;
 mod health;
 mod link;
 mod memory;
+pub mod nexus;
 pub mod probe;
 mod probing;
 mod request;
@@ -54,7 +56,9 @@ use abandon::Straggler;
 use bytes::Bytes;
 use clients::Client;
 pub use clients::ClientId;
+use fence_command::FenceCommand;
 use link::Link;
+use nexus::NexusRecord;
 use request::{Part, PartId, Request, RequestId};
 use shared::Shared;
 use spec::{DeviceSpec, PathSpec};
@@ -105,6 +109,18 @@ pub enum Action {
     TargetWasReset(String),
     /// [`Volume::drain`] is complete.
     Drained,
+    /// Write this nexus down so that it outlives the process, and answer by
+    /// [`Volume::handle_nexus_recorded`]: state-changing commands of the path wait for it.
+    RecordNexus {
+        /// Its path.
+        path: PathIndex,
+        /// What to write.
+        record: NexusRecord,
+    },
+    /// Nothing of this nexus can come any more: strike it out. Not answered.
+    ForgetNexus(NexusRecord),
+    /// Run this, answered by [`Volume::handle_fence_command`].
+    RunFenceCommand(FenceCommand),
 }
 
 /// One line for the log.
@@ -180,6 +196,11 @@ pub struct Volume {
     /// Requests of clients, as they see them.
     counters: IoStats,
     catalog: export::Catalog,
+    /// Paths whose nexus is not written down.
+    unrecorded: PathSet,
+    /// What an earlier process left behind is over, and told so.
+    inherited_tidy: bool,
+    fence_runs: fence_command::Runs,
 }
 
 /// Progress of a drain.
@@ -216,7 +237,8 @@ impl Volume {
         };
         let engine = Engine::new(now, tuning);
         let catalog = clients::catalog(&spec.name);
-        Volume {
+        let inherited_tidy = shared.inheritance().is_empty();
+        let mut volume = Volume {
             lane,
             shared,
             engine,
@@ -248,8 +270,13 @@ impl Volume {
             draining: None,
             counters: IoStats::new(),
             catalog,
+            unrecorded: PathSet::EMPTY,
+            inherited_tidy,
+            fence_runs: fence_command::Runs::default(),
             spec,
-        }
+        };
+        nexus::announce(&mut volume, now);
+        volume
     }
 
     /// The device's name.
@@ -266,8 +293,24 @@ impl Volume {
         let index = self.engine.add_path(now, spec.info())?;
         assert_eq!(index.get(), self.links.len(), "engine and links count together");
         self.links.push(Link::new(index, spec));
+        nexus::added(self, index);
         link::connect(self, index);
         Ok(index)
+    }
+
+    /// A nexus was written down, or why it could not be.
+    pub fn handle_nexus_recorded(
+        &mut self,
+        now: Instant,
+        path: PathIndex,
+        result: Result<(), String>,
+    ) {
+        nexus::recorded(self, now, path, result);
+    }
+
+    /// A `fence_command` has ended: exit code 0, or why that is no proof.
+    pub fn handle_fence_command(&mut self, now: Instant, id: u64, result: Result<(), String>) {
+        fence_command::ended(self, now, id, result);
     }
 
     /// Sets the pair of clock readings that events are dated by.
@@ -356,6 +399,8 @@ impl Volume {
         dispatch::no_path(self, now);
         fencing::hung_units(self, now);
         fencing::retry(self, now);
+        fence_command::tick(self, now);
+        nexus::tidy(self);
         self.advance_drain(now);
     }
 
@@ -446,6 +491,7 @@ impl Volume {
             || self.engine.down_since().is_some()
             || clients::any_waits(self)
             || self.shared.ledger().counters().pending > 0
+            || (!self.inherited_tidy && self.lane == 0)
             || self.held > 0
             || self.links.iter().any(|link| matches!(link.phase, link::Phase::Fencing))
             || !self.unticketed.is_empty()

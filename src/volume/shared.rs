@@ -1,7 +1,9 @@
 //! What the lanes of one device share: taken ranges, flush marks, what the unit was found to be and what
 //! it has refused. Everything here is rare or one short critical section per write.
 
+use super::nexus::{Inheritance, NexusRecord};
 use super::resets::Resets;
+use crate::base::Instant;
 use crate::limits::PATHS_PER_DEVICE_MAX;
 use crate::path::identity::{LogicalUnit, Mismatch, compare, compare_again};
 use crate::path::{Ledger, Owner, PathIndex, Settled, TicketId};
@@ -30,6 +32,10 @@ pub struct Shared {
     ledger: Mutex<Ledger>,
     /// Who sends LOGICAL UNIT RESET. Never taken together with another lock.
     resets: Mutex<Resets>,
+    /// What an earlier process has left behind.
+    inheritance: Inheritance,
+    /// Nexuses are written down for a later process.
+    records: bool,
     /// The unit, and the path that showed it first.
     unit: Mutex<Option<(Arc<LogicalUnit>, PathIndex)>>,
     acknowledged: [AtomicU64; PATHS_PER_DEVICE_MAX],
@@ -51,6 +57,8 @@ impl Shared {
         Shared {
             ledger: Mutex::new(ledger),
             resets: Mutex::new(Resets::default()),
+            inheritance: Inheritance::none(),
+            records: false,
             unit: Mutex::new(None),
             acknowledged: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
             flushed: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
@@ -61,6 +69,30 @@ impl Shared {
             no_lba_status: AtomicBool::new(false),
             earlier_lost: AtomicBool::new(false),
         }
+    }
+
+    /// For a device whose nexuses are written down for a later process, and that finds these of an earlier
+    /// one; with each goes whether the configuration still has its path.
+    #[must_use]
+    pub fn recording(
+        now: Instant,
+        mut ledger: Ledger,
+        left_behind: Vec<(NexusRecord, bool)>,
+    ) -> Shared {
+        let inheritance = Inheritance::take(now, &mut ledger, left_behind);
+        Shared { inheritance, records: true, ..Shared::new(ledger) }
+    }
+
+    /// What an earlier process has left behind.
+    #[must_use]
+    pub fn inheritance(&self) -> &Inheritance {
+        &self.inheritance
+    }
+
+    /// Whether nexuses are written down.
+    #[must_use]
+    pub fn records(&self) -> bool {
+        self.records
     }
 
     /// The ledger of taken ranges. A lane that panicked while it held the lock leaves it consistent: its

@@ -19,6 +19,7 @@ mod fence;
 mod flush;
 mod history;
 mod identity;
+mod inheritance;
 mod paths;
 mod peer;
 mod wire;
