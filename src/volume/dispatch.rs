@@ -80,7 +80,9 @@ fn start(v: &mut Volume, now: Instant, id: PartId) -> Started {
     let unrecorded = v.unrecorded.and(usable);
     if part.verb.changes_state() && !unrecorded.is_empty() {
         allowed = allowed.minus(unrecorded);
-        nexus::ask(v, now, unrecorded);
+        if nexus::ask(v, now, unrecorded) {
+            return Started::No;
+        }
     }
     let part = v.parts.get(id).expect("it was just there");
     let mut candidates = allowed.minus(part.history.refused);

@@ -121,8 +121,8 @@ impl Inheritance {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Recorded {
     No,
-    /// The driver is at it.
-    Asked,
+    /// The driver is at it, since then.
+    Asked(Instant),
     /// It could not: to be asked again then.
     Failed(Instant),
     Yes,
@@ -130,6 +130,10 @@ pub(super) enum Recorded {
 
 /// A record that could not be written is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// A record is waited for this long before commands go by other paths only: the policy shall choose among
+/// all of them as a rule, and a disk that hangs shall not stop the device.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A path has come: it may have been there before.
 pub(super) fn added(v: &mut Volume, path: PathIndex) {
@@ -156,27 +160,35 @@ fn record(v: &Volume, link: &Link) -> NexusRecord {
     }
 }
 
-/// State-changing commands wait for these paths: their nexuses are to be written down.
-pub(super) fn ask(v: &mut Volume, now: Instant, paths: PathSet) {
+/// State-changing commands wait for these paths: their nexuses are to be written down. Returns whether it is
+/// worth waiting a moment.
+pub(super) fn ask(v: &mut Volume, now: Instant, paths: PathSet) -> bool {
+    let mut soon = false;
     for path in paths.iter() {
         let link = &v.links[path.get()];
         let due = match link.recorded {
             Recorded::No => true,
             Recorded::Failed(at) => at <= now,
-            Recorded::Asked | Recorded::Yes => false,
+            Recorded::Asked(since) => {
+                soon |= now < since + PATIENCE;
+                false
+            }
+            Recorded::Yes => false,
         };
         if due {
+            soon |= link.recorded == Recorded::No;
             let record = record(v, link);
-            v.links[path.get()].recorded = Recorded::Asked;
+            v.links[path.get()].recorded = Recorded::Asked(now);
             v.actions.push_back(Action::RecordNexus { path, record });
         }
     }
+    soon
 }
 
 /// The driver has written the nexus down, or could not.
 pub(super) fn recorded(v: &mut Volume, now: Instant, path: PathIndex, result: Result<(), String>) {
     let link = &mut v.links[path.get()];
-    if link.recorded != Recorded::Asked {
+    if !matches!(link.recorded, Recorded::Asked(_)) {
         return;
     }
     match result {

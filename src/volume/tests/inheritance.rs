@@ -55,6 +55,31 @@ fn no_write_leaves_before_its_nexus_is_written_down() {
     w.finish();
 }
 
+/// The policy chooses among all paths, and a record that takes long is not waited for by everybody.
+#[test]
+fn a_slow_record_leaves_the_other_paths_their_writes() {
+    let mut w = World::new(Setup { policy: Policy::RoundRobin, ..setup(Tunables::default()) });
+    let c = w.client();
+    let tokens: Vec<u64> =
+        (0..16).map(|n| w.start_write(c, n * 4096, pattern(n, 4096))).collect();
+    for token in tokens {
+        w.answer(c, token).expect("written");
+    }
+    assert_eq!((w.executed(0, WRITE_10), w.executed(1, WRITE_10)), (8, 8));
+    let now = w.now;
+    w.volume().disable_path(now, "a:0", false).expect("disabled");
+    w.until("logged out", |w| w.state.len() == 1);
+    let now = w.now;
+    w.volume().enable_path(now, "a:0").expect("enabled");
+    w.until_active();
+    w.record_delay = Some(Duration::from_secs(20));
+    let from = w.now;
+    w.write(c, 0, &pattern(3, 4096)).expect("by the other path");
+    assert!(w.now - from < Duration::from_millis(200), "{:?}", w.now - from);
+    assert_eq!((w.executed(0, WRITE_10), w.executed(1, WRITE_10)), (8, 9));
+    w.finish();
+}
+
 #[test]
 fn a_record_that_cannot_be_written_is_told_and_tried_again() {
     let mut w = World::new(setup(Tunables::default()));
