@@ -376,3 +376,34 @@ fn two_tgtd_show_one_unit() {
     let back = succeed("iscsi-ls", &["-s", &format!("iscsi://{}", pair.nodes[0].portal)]);
     assert!(back.contains(TARGETS[0]), "{back}");
 }
+
+/// Every default `tgtd` reports the same names: two of them with disks of their own are not one unit, whether
+/// something is on the disks or not.
+#[test]
+fn two_units_under_one_name_are_not_merged() {
+    require(&["tgtd", "tgtadm", "qemu-io"]);
+    for (ours, theirs) in
+        [(noise(16 * MIB, 1), noise(16 * MIB, 2)), (vec![0; 16 * MIB], vec![0; 16 * MIB])]
+    {
+        let scratch = Scratch::new("alike");
+        let mut pair = Pair::start(&scratch, &ours);
+        let other = pair.split(&scratch, &theirs);
+        let mut daemon = Daemon::launch(&scratch, None, &pair.config(&scratch, SOURCES, ""));
+        // The portals are asked side by side: either node may be the first.
+        let status = daemon.wait("one path is active", |status| {
+            PATHS.iter().any(|path| path_of(status, path)["state"] == "active")
+        });
+        let first = usize::from(path_of(&status, PATHS[1])["state"] == "active");
+        let uri = daemon.uri();
+        succeed("qemu-io", &["-f", "raw", "-c", "write -P 0x5a 1M 64k", &uri]);
+        daemon.wait_for_path(PATHS[1 - first], "mismatched", |state| state == "mismatched");
+        succeed(
+            "qemu-io",
+            &["-f", "raw", "-c", "write -P 0x5b 2M 1M", "-c", "read -P 0x5b 2M 1M", &uri],
+        );
+        let untouched = [&pair.backing, &other][1 - first];
+        let before = [&ours, &theirs][1 - first];
+        assert!(std::fs::read(untouched).unwrap() == *before, "the other disk was written");
+        daemon.stop();
+    }
+}

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mpio::ring::{Completion, Connect, Ring, RingConfig};
+use mpio::ring::{Completion, Connect, Ring, RingConfig, Sending};
 
 struct Counting;
 
@@ -48,8 +48,12 @@ fn echo(ring: &mut Ring, sock: mpio::ring::SockId, payload: &Bytes, rounds: u32,
         segments.push(payload.slice(..48));
         segments.push(payload.slice(48..payload.len() / 2));
         segments.push(payload.slice(payload.len() / 2..));
-        ring.send(sock, segments);
-        let (mut got, mut sent, mut empty) = (0, false, 0);
+        let mut sent = false;
+        if let Sending::Done { segments } = ring.send(sock, segments) {
+            kept.segments = segments;
+            sent = true;
+        }
+        let (mut got, mut empty) = (0, 0);
         kept.held.clear();
         while got < payload.len() || !sent {
             if got < payload.len() && !ring.is_receiving(sock) {

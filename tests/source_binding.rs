@@ -9,66 +9,13 @@
 mod harness;
 
 use harness::daemon::{Daemon, MPIO, path_of};
-use harness::netns::NetNs;
+use harness::network::{LINKS, NODES, Network, SOURCES};
 use harness::process::{Process, command, finish_within};
-use harness::tgtd::{PATHS, Pair, TARGETS};
-use harness::{Scratch, noise, require};
+use harness::tgtd::{PATHS, TARGETS};
+use harness::{Scratch, require};
 use std::time::{Duration, Instant};
 
-/// What the configuration binds to; the first addresses of the links are .1.
-const SOURCES: [&str; 2] = ["10.77.1.7", "10.77.2.7"];
-const NODES: [&str; 2] = ["10.77.1.10", "10.77.2.10"];
 const MIB: usize = 1024 * 1024;
-
-/// The host's link to storage node A.
-const LINK_A: &str = "eth1";
-
-struct Network {
-    host: NetNs,
-    nodes: [NetNs; 2],
-}
-
-impl Network {
-    fn new() -> Network {
-        require(&["ip", "nft", "ss", "tgtd", "tgtadm", "setpriv", "timeout"]);
-        let network =
-            Network { host: NetNs::new("host"), nodes: [NetNs::new("a"), NetNs::new("b")] };
-        network.host.connect(
-            LINK_A,
-            &["10.77.1.1/24", "10.77.1.7/24"],
-            &network.nodes[0],
-            &["10.77.1.10/24"],
-        );
-        network.host.connect(
-            "eth2",
-            &["10.77.2.1/24", "10.77.2.7/24"],
-            &network.nodes[1],
-            &["10.77.2.10/24"],
-        );
-        network
-    }
-
-    fn pair(&self, scratch: &Scratch) -> Pair<'_> {
-        let portals = NODES.map(|address| format!("{address}:3260"));
-        Pair::start_at(
-            scratch,
-            [Some(&self.nodes[0]), Some(&self.nodes[1])],
-            &portals,
-            &noise(48 * MIB, 3),
-        )
-    }
-
-    /// Local addresses of the host's established connections to `node`.
-    fn sources_towards(&self, node: &str) -> Vec<String> {
-        let done = self.host.run("ss", &["-Htn", "state", "established", "dst", node]);
-        assert_eq!(done.code, Some(0), "{}", done.stderr);
-        done.stdout
-            .lines()
-            .filter_map(|line| line.split_whitespace().nth(2)?.rsplit_once(':'))
-            .map(|(address, _)| address.to_owned())
-            .collect()
-    }
-}
 
 /// RFC 7143 knows no source; the storage network does: each session, discovery included, is bound.
 #[test]
@@ -76,7 +23,7 @@ fn sessions_leave_from_the_configured_sources_and_survive_a_silent_cut() {
     require(&["fio"]);
     let network = Network::new();
     let scratch = Scratch::new("binding");
-    let pair = network.pair(&scratch);
+    let pair = network.pair(&scratch, 48 * MIB);
     let config = pair.config(&scratch, SOURCES, "policy = \"round-robin\"");
     let mut daemon = Daemon::start(&scratch, Some(&network.host), &config);
 
@@ -139,7 +86,7 @@ fn sessions_leave_from_the_configured_sources_and_survive_a_silent_cut() {
 fn a_wrong_source_is_an_error_that_names_source_and_portal() {
     let network = Network::new();
     let scratch = Scratch::new("wrong-source");
-    let pair = network.pair(&scratch);
+    let pair = network.pair(&scratch, 48 * MIB);
     let portal = pair.nodes[0].portal.as_str();
     let discover = |source: &str| {
         let limit = Duration::from_secs(60);
@@ -172,7 +119,7 @@ fn a_wrong_source_is_an_error_that_names_source_and_portal() {
 fn a_portal_with_a_wrong_source_does_not_keep_the_device_down() {
     let network = Network::new();
     let scratch = Scratch::new("half");
-    let pair = network.pair(&scratch);
+    let pair = network.pair(&scratch, 48 * MIB);
     let config = pair.config(&scratch, ["10.77.9.9", SOURCES[1]], "policy = \"round-robin\"");
     let mut daemon = Daemon::launch(&scratch, Some(&network.host), &config);
     let status = daemon.wait_until_active(PATHS[1]);
@@ -193,7 +140,7 @@ fn namespaces_connect_and_cut() {
     require(&["iscsi-ls"]);
     let network = Network::new();
     let scratch = Scratch::new("namespaces");
-    let _pair = network.pair(&scratch);
+    let _pair = network.pair(&scratch, 48 * MIB);
     let list = |node: &str| {
         let limit = Duration::from_secs(3);
         finish_within(limit, Some(&network.host), "iscsi-ls", &[&format!("iscsi://{node}:3260")])
@@ -204,7 +151,7 @@ fn namespaces_connect_and_cut() {
     assert_eq!(NODES.map(list), [Some(124), Some(0)], "silence, not a refusal");
     network.nodes[0].heal();
     assert_eq!(NODES.map(list), [Some(0), Some(0)]);
-    network.host.set_link(LINK_A, false);
+    network.host.set_link(LINKS[0], false);
     assert_ne!(list(NODES[0]), Some(0));
-    network.host.set_link(LINK_A, true);
+    network.host.set_link(LINKS[0], true);
 }

@@ -35,7 +35,7 @@ const EDGES: Edges = &[
         "control",
         &["base", "limits", "stats", "wire", "session", "export", "path", "volume", "api", "lane"],
     ),
-    // `export` for the client's side of NBD, which the demo's load drives.
+    // `export` and `wire` for the client's side of NBD, which the demo's load and the benchmark drive.
     ("cli", &["base", "limits", "stats", "wire", "export", "path", "volume", "api", "control"]),
     ("lib", &[]),
     ("main", &["cli"]),

@@ -6,13 +6,18 @@
 #![cfg(feature = "linux")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "vm/guest.rs"]
+mod guest;
+mod harness;
+mod proofs;
+
 use mpio_vm::{Boot, Kernel, Line};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-const SCRIPTS: [&str; 2] = ["nbd.sh", "lio.sh"];
+const SCRIPTS: [&str; 3] = ["nbd.sh", "lio.sh", "proofs.sh"];
 
 /// What the scripts need on the host, whose file system the machine sees; with its package.
 const PROGRAMS: [(&str, &str); 8] = [
@@ -36,6 +41,11 @@ fn lio_with_mutual_chap_and_digests_across_network_failures() {
     assert_passed("lio.sh");
 }
 
+#[test]
+fn answers_of_lio_that_prove_a_write_dead() {
+    assert_passed("proofs.sh");
+}
+
 /// Boots once, whichever test comes first, and checks how `script` ended.
 #[track_caller]
 fn assert_passed(script: &str) {
@@ -56,6 +66,14 @@ fn assert_passed(script: &str) {
             panic!("{script} did not end; what the machine said:\n{}", about(&console, script))
         }
     }
+}
+
+/// The scripts to run: all, or those that `MPIO_VM_SCRIPTS` names.
+fn chosen() -> impl Iterator<Item = &'static str> {
+    let only = std::env::var("MPIO_VM_SCRIPTS").unwrap_or_default();
+    SCRIPTS
+        .into_iter()
+        .filter(move |script| only.is_empty() || only.split(' ').any(|name| name == *script))
 }
 
 fn share() -> PathBuf {
@@ -84,9 +102,15 @@ fn boot(share: &Path) -> Result<(), String> {
         std::fs::File::create(share.join("console.log")).map_err(|error| error.to_string())?;
 
     let mut boot = Boot::new(kernel, share, scripts.join("all.sh"));
-    boot.arguments = SCRIPTS.map(str::to_owned).to_vec();
+    boot.arguments = chosen().map(str::to_owned).collect();
     boot.files = SCRIPTS.iter().chain(&["lib.sh"]).map(|name| scripts.join(name)).collect();
     boot.files.push(env!("CARGO_BIN_EXE_mpio").into());
+    // This program itself is what asks the questions inside.
+    let guest_tests = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest-tests");
+    std::env::current_exe()
+        .and_then(|program| std::fs::copy(program, &guest_tests))
+        .map_err(|error| format!("cannot copy this program: {error}"))?;
+    boot.files.push(guest_tests);
     boot.time_limit = Duration::from_secs(540);
     show(&format!(
         "vm: booting linux {} (emulated; the two scripts take some minutes)",

@@ -3,6 +3,7 @@
 use super::args::{PathArgs, PolicyArgs};
 use super::{Failure, client, output};
 use crate::api::{Command, Outcome, PathAction, PolicyStatus};
+use crate::path::Policy;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -35,6 +36,8 @@ fn policy_text(status: &PolicyStatus) -> String {
     if status.weights.values().any(|&weight| weight != 1) {
         let weights: Vec<String> = status.weights.iter().map(|(p, w)| format!("{p}={w}")).collect();
         let _ = write!(text, ", weights {}", weights.join(" "));
+        let used = status.policy.parse().is_ok_and(|policy: Policy| policy.uses_weights());
+        text.push_str(if used { "" } else { " (which it does not use)" });
     }
     text + "\n"
 }
@@ -73,7 +76,14 @@ mod tests {
         };
         assert_eq!(policy_text(&status), "vm0: failover, prefers a:ha1\n");
         status.prefer = None;
+        status.policy = "weighted-paths".into();
+        status.weights.insert("a:ha1".into(), 0);
+        assert_eq!(policy_text(&status), "vm0: weighted-paths, weights a:ha1=0 b:x=1\n");
+        status.policy = "failover".into();
         status.weights.insert("a:ha1".into(), 3);
-        assert_eq!(policy_text(&status), "vm0: failover, weights a:ha1=3 b:x=1\n");
+        assert_eq!(
+            policy_text(&status),
+            "vm0: failover, weights a:ha1=3 b:x=1 (which it does not use)\n"
+        );
     }
 }

@@ -2,6 +2,7 @@
 //! functions that read the configuration file.
 
 use crate::api::PathAction;
+use crate::path::WEIGHT_MAX;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -72,6 +73,9 @@ pub enum Command {
     /// Show blocks whose old writes may still land, or vouch that a node is off
     #[command(after_help = FENCE_HELP)]
     Fence(FenceArgs),
+    /// Measure a device, or any NBD export: IOPS, MB/s, latency percentiles
+    #[command(after_help = BENCH_HELP)]
+    Bench(BenchArgs),
 }
 
 const DEMO_HELP: &str = "\
@@ -108,12 +112,20 @@ Example:
       --lun 1 --export tcp:127.0.0.1:10809 --policy round-robin";
 
 const POLICY_HELP: &str = "\
-Policies: failover (FOO), round-robin (RR), least-queue-depth (LQD, queue-length).
+Policies, with the names that they have elsewhere:
+  failover (FOO)                          the preferred path; another one when it is gone
+  round-robin (RR)                        every active path in turn
+  round-robin-subset (RRWS)               the optimized paths (ALUA) in turn
+  least-queue-depth (LQD, queue-length)   the path with the fewest commands in flight
+  least-bytes (LB, service-time)          the path with the fewest bytes in flight
+  weighted-paths (WP)                     shares by weight
+  latency                                 the path that answers soonest
+Weights of 0 to 100 count under least-queue-depth, least-bytes and weighted-paths; a path of weight 0 stands by.
 
 Examples:
   mpio policy vm0                     show it
   mpio policy vm0 failover --prefer a:ha1
-  mpio policy vm0 round-robin";
+  mpio policy vm0 weighted-paths --weight a:ha1=3 --weight b:ha1partner=1";
 
 const PATH_HELP: &str = "\
 Examples:
@@ -132,6 +144,19 @@ Examples:
   mpio fence vm0                      ranges in doubt: which, how old, by which path, what is tried
   mpio fence vm0 list --json
   mpio fence vm0 confirm-dead a:ha1   after the node of a:ha1 was switched off";
+const BENCH_HELP: &str = "\
+A device of the daemon is measured through its NBD export, as a user's I/O goes. Ctrl-C ends a run early,
+and it still reports. Nothing is written without --write or --mixed, and these ask for --destructive.
+
+With --rate the latencies count from the moment at which a request was due, whether or not the server was
+ready for it (corrected for coordinated omission); without, a request follows an answer.
+
+Examples:
+  mpio bench vm0
+  mpio bench vm0 --size 128k --depth 16 --sequential --report vm0.html
+  mpio bench vm0 --per-path           each path alone, each policy, and which is best here
+  mpio bench vm0 --rate 5000 --seconds 60
+  mpio bench nbd+unix:///disk?socket=/tmp/x.sock --write --destructive --verify";
 
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -303,7 +328,7 @@ pub struct PolicyArgs {
     /// New policy; without, the present one is shown
     #[arg(value_name = "POLICY")]
     pub policy: Option<String>,
-    /// Weight of a path
+    /// Weight of a path, 0 to 100
     #[arg(long = "weight", value_name = "PATH=N", value_parser = weight)]
     pub weights: Vec<(String, u32)>,
     /// Path to prefer
@@ -329,6 +354,73 @@ pub struct PathArgs {
     /// Even if it is the last usable one
     #[arg(long)]
     pub force: bool,
+}
+
+/// `bench`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct BenchArgs {
+    /// Device of the daemon, or nbd://HOST[:PORT]/EXPORT, or nbd+unix:///EXPORT?socket=PATH
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+    /// Read [default]
+    #[arg(long, conflicts_with_all = ["write", "mixed"])]
+    pub read: bool,
+    /// Write; asks for --destructive
+    #[arg(long, conflicts_with = "mixed")]
+    pub write: bool,
+    /// Read and write, READS percent of the requests are reads; asks for --destructive
+    #[arg(long, value_name = "READS", num_args = 0..=1, require_equals = true,
+          default_missing_value = "70")]
+    pub mixed: Option<u32>,
+    /// One block after the other, each connection in its part, instead of random
+    #[arg(long)]
+    pub sequential: bool,
+    /// Bytes per request: 512, 4k, 128k, 1m
+    #[arg(long, value_name = "SIZE", default_value = "4k")]
+    pub size: String,
+    /// Requests in flight on each connection
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub depth: usize,
+    /// NBD connections
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub connections: usize,
+    /// Threads that drive the connections
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub threads: usize,
+    /// Measured time
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub seconds: u64,
+    /// Seconds of load before it
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub ramp: u64,
+    /// Requests per second, all connections together, due at fixed times
+    #[arg(long, value_name = "IOPS")]
+    pub rate: Option<u64>,
+    /// What is on the device may be overwritten
+    #[arg(long)]
+    pub destructive: bool,
+    /// Even if it carries a partition table or a file system
+    #[arg(long, requires = "destructive")]
+    pub force: bool,
+    /// Even if somebody else uses the device
+    #[arg(long)]
+    pub in_use: bool,
+    /// Read back what was written, and compare; blocks are written with content that is checked
+    #[arg(long)]
+    pub verify: bool,
+    /// Repeat the run with each path alone and with each policy (needs a device of the daemon)
+    #[arg(long)]
+    pub per_path: bool,
+    /// Write what was seen to one HTML file
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Show the processor time of this process too, per request (may be repeated)
+    #[arg(long = "cpu-of", value_name = "PID")]
+    pub cpu_of: Vec<u32>,
 }
 
 /// Actions of `path`.
@@ -382,8 +474,8 @@ pub enum FenceAction {
 fn weight(text: &str) -> Result<(String, u32), String> {
     let parsed = text.rsplit_once('=').and_then(|(path, n)| Some((path, n.parse::<u32>().ok()?)));
     match parsed {
-        Some((path, n)) if !path.is_empty() && (1..=100).contains(&n) => Ok((path.to_owned(), n)),
-        _ => Err("a weight is written PATH=N, N from 1 to 100, such as a:ha1=3".to_owned()),
+        Some((path, n)) if !path.is_empty() && n <= WEIGHT_MAX => Ok((path.to_owned(), n)),
+        _ => Err(format!("a weight is written PATH=N, N from 0 to {WEIGHT_MAX}, such as a:ha1=3")),
     }
 }
 
@@ -452,7 +544,7 @@ mod tests {
             "mpio",
             "mpio serve",
             "mpio path vm0 a:ha1 destroy",
-            "mpio policy vm0 RR --weight a:ha1=0",
+            "mpio policy vm0 RR --weight a:ha1=101",
             "mpio attach --portal p --target t --lun x --export e",
             "mpio attach --portal p --target t --lun 1 --export e --chap-user u",
             "mpio config",

@@ -6,11 +6,13 @@
 
 mod admin;
 pub mod args;
+mod bench;
 pub mod client;
 mod config_check;
 mod demo;
 mod discover;
 mod fence;
+mod html;
 mod nbd_client;
 mod output;
 mod serve;
@@ -77,6 +79,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Policy(args) => admin::policy(&args, control),
         Command::Path(args) => admin::path(args, control),
         Command::Fence(args) => fence::run(args, control),
+        Command::Bench(args) => bench::run(&args, control),
     }
 }
 
@@ -148,7 +151,7 @@ mod tests {
         assert_eq!(
             policy,
             "arguments: invalid value 'a:ha1' for '--weight <PATH=N>': a weight is written PATH=N, \
-             N from 1 to 100, such as a:ha1=3; try: mpio --help"
+             N from 0 to 100, such as a:ha1=3; try: mpio --help"
         );
     }
 }

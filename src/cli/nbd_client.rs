@@ -1,4 +1,4 @@
-//! A blocking NBD client on a real socket: the driver of `export::client`, for the demo's load.
+//! A blocking NBD client on a real socket: the driver of `export::client`, for the demo's load and the benchmark.
 //!
 //! Requests are pipelined: whatever was submitted is sent before the next event is waited for.
 
@@ -106,6 +106,20 @@ impl Connection {
             }
         }
         Ok(connection)
+    }
+
+    /// The socket, for a driver of its own: negotiated, nothing in flight, simple replies only.
+    ///
+    /// # Panics
+    /// When a request is in flight or something came that nobody asked for.
+    #[must_use]
+    pub fn into_socket(mut self) -> socket2::Socket {
+        let quiet = self.in_flight() == 0 && self.client.tx().is_empty();
+        assert!(quiet && self.client.poll_event().is_none(), "the connection is in use");
+        match self.socket {
+            Socket::Unix(stream) => stream.into(),
+            Socket::Tcp(stream) => stream.into(),
+        }
     }
 
     /// Requests whose answer was not taken yet: in flight, or waiting for [`Connection::answer`].

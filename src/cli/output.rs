@@ -34,6 +34,20 @@ pub fn progress(message: &str) {
     }
 }
 
+/// Writes a line of progress to stderr over the last one, only where somebody watches.
+pub fn progress_line(message: &str) {
+    let mut stderr = io::stderr().lock();
+    if stderr.is_terminal() {
+        let _ = write!(stderr, "\r{message}\x1b[K");
+        let _ = stderr.flush();
+    }
+}
+
+/// Takes that line away.
+pub fn progress_end() {
+    progress_line("");
+}
+
 /// Lines of cells as a table: columns as wide as their widest cell, two spaces between them.
 #[must_use]
 pub fn table(indent: &str, rows: &[Vec<String>]) -> String {

@@ -233,9 +233,8 @@ mod tests {
             "arguments: portal p3 is the same way as portal p2; try: another address, source or interface"
         );
         assert!(
-            message("--policy LB").starts_with(
-                "--policy: least-bytes is not available in this version; try: failover"
-            )
+            message("--policy LBX")
+                .starts_with("--policy: \"LBX\" is not a policy; try: failover, round-robin")
         );
         assert!(
             message("--chap-user u --chap-secret-file /nonexistent")

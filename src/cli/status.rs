@@ -112,6 +112,8 @@ fn path_rows(paths: &[PathStatus]) -> Vec<Vec<String>> {
         "PATH",
         "STATE",
         "SOURCE -> PORTAL",
+        "GROUP",
+        "WEIGHT",
         "IN FLIGHT",
         "READS",
         "WRITES",
@@ -133,6 +135,8 @@ fn path_rows(paths: &[PathStatus]) -> Vec<Vec<String>> {
             p.name.clone(),
             p.state.to_string(),
             format!("{source} -> {}", p.portal),
+            p.group.to_string(),
+            p.weight.to_string(),
             p.in_flight.to_string(),
             p.reads.to_string(),
             p.writes.to_string(),
@@ -178,6 +182,8 @@ mod tests {
             source: Some("10.10.1.1".into()),
             state,
             reason: reason.into(),
+            group: 1,
+            weight: 3,
             reads: 7,
             latency_us: Latency {
                 read: Percentiles { p50: 80, p99: 150, p999: 300, max: 700 },
@@ -218,9 +224,9 @@ device vm0: degraded, 1 GiB of 512-byte blocks
   export   unix:/run/mpio/vm0.sock, 1 client
   policy   round-robin
   I/O      0 reads (0 B), 0 writes (0 B), 0 errors
-  PATH          STATE   SOURCE -> PORTAL              IN FLIGHT  READS  WRITES  ERRORS  P99 READ  P99 WRITE  WHY
-  a:ha1         active  10.10.1.1 -> 10.10.1.10:3260  0          7      0       0       150us     -
-  b:ha1partner  failed  10.10.1.1 -> 10.10.1.10:3260  0          7      0       0       150us     -          no answer for 1 s
+  PATH          STATE   SOURCE -> PORTAL              GROUP  WEIGHT  IN FLIGHT  READS  WRITES  ERRORS  P99 READ  P99 WRITE  WHY
+  a:ha1         active  10.10.1.1 -> 10.10.1.10:3260  1      3       0          7      0       0       150us     -
+  b:ha1partner  failed  10.10.1.1 -> 10.10.1.10:3260  1      3       0          7      0       0       150us     -          no answer for 1 s
   2026-11-20T12:00:00.123Z  b:ha1partner  failed  no answer for 1 s
 ";
         assert_eq!(text(&status), expected);

@@ -236,6 +236,13 @@ impl Connection {
         }
     }
 
+    /// Whether something can go on, or end, once queued bytes have been taken from [`tx`](Self::tx), other
+    /// than a request that [`waits_for`](Self::waits_for) memory.
+    #[must_use]
+    pub fn waits_for_sending(&self) -> bool {
+        matches!(self.phase, Phase::Option | Phase::Closed)
+    }
+
     /// Whether the driver should receive. After `false`, ask again when events have been polled.
     #[must_use]
     pub fn wants_input(&self) -> bool {

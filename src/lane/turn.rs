@@ -7,7 +7,7 @@ use super::{Device, Lane, log};
 use crate::base::{Duration, Instant, TxQueue};
 use crate::limits;
 use crate::path::Stamp;
-use crate::ring::{Completion, Connect, Ring, SockId, Stage, explain};
+use crate::ring::{Completion, Connect, Ring, Sending, SockId, Stage, explain};
 use crate::volume::shared::Shared;
 use crate::volume::spec::DeviceSpec;
 use crate::volume::{Action, Endpoint, Level, Notice, Volume};
@@ -90,27 +90,55 @@ impl Lane {
         }
     }
 
-    /// Lets a touched volume finish its turn and carries out what it asks for.
+    /// Lets a touched volume finish its turn and carries out what it asks for. What was sent can make room
+    /// for more, which is another round.
     fn finish(&mut self, now: Instant, index: usize) {
-        self.devices[index].touched = false;
-        self.devices[index].volume.finish_turn(now);
-        while let Some(action) = self.devices[index].volume.poll_action() {
-            self.act(now, index, action);
+        loop {
+            self.devices[index].touched = false;
+            self.devices[index].volume.finish_turn(now);
+            while let Some(action) = self.devices[index].volume.poll_action() {
+                self.act(now, index, action);
+            }
+            self.transmit(now, index);
+            if !self.devices[index].touched {
+                break;
+            }
         }
-        let Device { volume, index: slots, .. } = &mut self.devices[index];
-        let (ring, sockets, paused) = (&mut self.ring, &mut self.sockets, &mut self.paused);
+        self.rearm(index);
+        self.devices[index].deadline = self.devices[index].volume.poll_deadline();
+    }
+
+    /// One gathered send per socket that has something to send, iSCSI sockets first.
+    fn transmit(&mut self, now: Instant, index: usize) {
+        let Device { volume, index: slots, touched, .. } = &mut self.devices[index];
+        let (ring, sockets) = (&mut self.ring, &mut self.sockets);
+        let mut resend = std::mem::take(&mut slots.resend);
         volume.poll_transmit(|endpoint, tx| {
-            if let Some(slot) = slots.get(endpoint) {
-                send(ring, sockets.get_mut(slot), tx);
+            if let Some(slot) = slots.get(endpoint)
+                && send(ring, sockets.get_mut(slot), tx)
+            {
+                resend.push(slot);
             }
         });
-        while let Some(slot) = slots.resend.pop() {
+        while let Some(slot) = resend.pop() {
             let socket = sockets.get_mut(slot);
-            if let Some(tx) = volume.tx(socket.endpoint) {
-                send(ring, socket, tx);
+            // Until the socket takes no more, or nothing is left: a long write is made ready piece by piece.
+            loop {
+                *touched |= volume.handle_sent(now, socket.endpoint);
+                let Some(tx) = volume.tx(socket.endpoint) else { break };
+                if !send(ring, socket, tx) {
+                    break;
+                }
             }
             close_when_sent(ring, volume, socket);
         }
+        slots.resend = resend;
+    }
+
+    /// Arms the receives, as far as the volume wants input.
+    fn rearm(&mut self, index: usize) {
+        let Device { volume, index: slots, .. } = &mut self.devices[index];
+        let (ring, sockets, paused) = (&mut self.ring, &mut self.sockets, &mut self.paused);
         for _ in 0..slots.paused.len() {
             let slot = slots.paused.pop().expect("counted");
             sockets.get_mut(slot).paused = false;
@@ -129,7 +157,6 @@ impl Lane {
             }
         }
         slots.paused.append(paused);
-        self.devices[index].deadline = self.devices[index].volume.poll_deadline();
     }
 
     fn act(&mut self, now: Instant, index: usize, action: Action) {
@@ -158,14 +185,11 @@ impl Lane {
                     self.give_up(index, endpoint);
                     return;
                 }
-                let Device { volume, index: slots, .. } = &mut self.devices[index];
+                let slots = &mut self.devices[index].index;
                 let Some(slot) = slots.get(endpoint) else { return };
-                let socket = self.sockets.get_mut(slot);
-                socket.closing = true;
-                if let Some(tx) = volume.tx(endpoint) {
-                    send(&mut self.ring, socket, tx);
-                }
-                close_when_sent(&mut self.ring, volume, socket);
+                self.sockets.get_mut(slot).closing = true;
+                // The transmission of this turn sends what is queued, and closes then.
+                slots.resend.push(slot);
             }
             Action::Log(notice) => self.log.put(self.devices[index].volume.name(), notice),
             Action::WakeLane(lane) => {
@@ -421,7 +445,6 @@ fn deliver(now: Instant, device: &mut Device, socket: &mut Socket, completion: C
         Completion::Sent { segments, .. } => {
             socket.sending = false;
             socket.spare = segments;
-            volume.handle_sent(now, endpoint);
             slots.resend.push(slot);
         }
         Completion::SendFailed { error, .. } => {
@@ -455,15 +478,23 @@ fn receive(ring: &mut Ring, socket: &mut Socket) {
     ring.recv(socket.id, max);
 }
 
-/// One gathered send, unless one is in flight.
-fn send(ring: &mut Ring, socket: &mut Socket, tx: &mut TxQueue) {
+/// One gathered send, unless one is in flight. Whether the kernel took all of it at once.
+fn send(ring: &mut Ring, socket: &mut Socket, tx: &mut TxQueue) -> bool {
     if socket.sending || socket.gone || socket.broken || !socket.connected || tx.is_empty() {
-        return;
+        return false;
     }
     let mut segments = std::mem::take(&mut socket.spare);
     tx.take(limits::SEND_SEGMENTS_MAX, &mut segments);
-    socket.sending = true;
-    ring.send(socket.id, segments);
+    match ring.send(socket.id, segments) {
+        Sending::Done { segments } => {
+            socket.spare = segments;
+            true
+        }
+        Sending::InFlight => {
+            socket.sending = true;
+            false
+        }
+    }
 }
 
 /// A client that has been answered everything is closed in order.

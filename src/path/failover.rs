@@ -1,23 +1,32 @@
 //! Which path serves under `failover`, and when it goes back to a better one.
 //!
-//! Mental model: paths have a rank (administrator's preference, then configured order). One of them is
-//! *current*; it stays current while it is `active` or `suspect`. While it is suspect and another is
+//! Mental model: paths have a rank (administrator's preference, then asymmetric access, then configured
+//! order). One of them is *current*; it stays current while it is `active` or `suspect`. While it is suspect and another is
 //! active, that one *stands in*; standing in is no failover, and the current path resumes at once.
 //! When the current path is gone, the best path becomes current. Whether it goes back to a better path
 //! that returned is the failback mode's matter; a path that never was lost is taken at once in every
-//! mode, so that the order in which paths come up at start does not decide.
+//! mode, so that the order in which paths come up at start does not decide; and when the storage takes its
+//! good access away from the current path, the best path is taken in every mode too.
 //!
 //! Everything is computed when a state changes; the hot path reads [`Failover::serving`].
 
-use super::{Failback, PathIndex, PathSet};
+use super::{Access, Failback, PathIndex, PathSet};
 use crate::base::Instant;
 use crate::limits::PATHS_PER_DEVICE_MAX;
+
+/// Lower serves first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    not_preferred: bool,
+    access: (u8, bool),
+    order: u32,
+}
 
 #[derive(Debug, Clone)]
 pub(super) struct Failover {
     failback: Failback,
     /// Lower serves first.
-    rank: [(bool, u32); PATHS_PER_DEVICE_MAX],
+    rank: [Rank; PATHS_PER_DEVICE_MAX],
     active_since: [Instant; PATHS_PER_DEVICE_MAX],
     /// Paths that carried I/O once and were gone since: their return is a failback.
     lost: PathSet,
@@ -31,7 +40,8 @@ impl Failover {
     pub(super) fn new(failback: Failback) -> Failover {
         Failover {
             failback,
-            rank: [(true, u32::MAX); PATHS_PER_DEVICE_MAX],
+            rank: [Rank { not_preferred: true, access: Access::rank(None), order: u32::MAX };
+                PATHS_PER_DEVICE_MAX],
             active_since: [Instant::ZERO; PATHS_PER_DEVICE_MAX],
             lost: PathSet::EMPTY,
             active: PathSet::EMPTY,
@@ -51,9 +61,27 @@ impl Failover {
         candidates.iter().min_by_key(|path| (self.rank[path.get()], *path))
     }
 
-    /// Sets the rank of a path: preferred ones first, then the lower `order`.
+    /// Sets the administrator's part of a path's rank: preferred ones first; of equal access, the lower
+    /// `order`.
     pub(super) fn set_rank(&mut self, path: PathIndex, preferred: bool, order: u32) {
-        self.rank[path.get()] = (!preferred, order);
+        let rank = &mut self.rank[path.get()];
+        (rank.not_preferred, rank.order) = (!preferred, order);
+    }
+
+    /// Sets the storage's part. Returns whether another path became current.
+    pub(super) fn set_access(
+        &mut self,
+        now: Instant,
+        path: PathIndex,
+        access: Option<Access>,
+    ) -> bool {
+        let rank = &mut self.rank[path.get()];
+        let before = core::mem::replace(&mut rank.access, Access::rank(access));
+        let worse = rank.access > before;
+        if worse && self.current == Some(path) {
+            return self.go_to_best(now);
+        }
+        self.update(now)
     }
 
     pub(super) fn set_failback(&mut self, now: Instant, failback: Failback) -> bool {
@@ -127,6 +155,7 @@ impl Failover {
 mod tests {
     use super::*;
     use crate::base::Duration;
+    use crate::path::AccessState;
 
     const A: PathIndex = PathIndex::new(0);
     const B: PathIndex = PathIndex::new(1);
@@ -175,6 +204,39 @@ mod tests {
         assert!(f.go_to_best(at(2)));
         assert_eq!(f.serving(), Some(C));
         assert!(!f.go_to_best(at(2)));
+    }
+
+    fn access(state: AccessState, preferred: bool) -> Option<Access> {
+        Some(Access { state, preferred, group: 1 })
+    }
+
+    #[test]
+    fn access_comes_after_preference_and_before_order() {
+        let mut f = three(Failback::Immediate);
+        f.states(at(1), set(&[A, B, C]), PathSet::EMPTY);
+        assert!(f.set_access(at(2), A, access(AccessState::ActiveNonOptimized, true)));
+        assert_eq!(f.serving(), Some(B));
+        assert!(f.set_access(at(2), C, access(AccessState::ActiveOptimized, true)));
+        assert_eq!(f.serving(), Some(C), "PREF among equals");
+        f.set_rank(A, true, 0);
+        assert!(f.go_to_best(at(3)));
+        assert_eq!(f.serving(), Some(A), "the administrator's word");
+    }
+
+    #[test]
+    fn a_current_path_that_loses_its_access_is_left_in_every_mode() {
+        for mode in
+            [Failback::Immediate, Failback::Manual, Failback::After(Duration::from_secs(60))]
+        {
+            let mut f = three(mode);
+            f.states(at(1), set(&[A, B]), PathSet::EMPTY);
+            f.states(at(2), set(&[B]), PathSet::EMPTY);
+            f.states(at(3), set(&[A, B]), PathSet::EMPTY);
+            f.set_access(at(4), B, access(AccessState::ActiveNonOptimized, false));
+            assert_eq!(f.serving(), Some(A), "{mode:?}");
+            f.set_access(at(5), B, access(AccessState::ActiveOptimized, true));
+            assert_eq!(f.serving(), Some(B), "{mode:?}: never lost, taken at once");
+        }
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //! [`Ledger`] answers the other one: may this write go at all, or is an earlier copy of its blocks not
 //! yet proven dead. Both are pure: time is an argument, `poll_*` gives what is due.
 
+mod access;
 mod backoff;
+pub mod content;
 mod engine;
 mod events;
 mod failover;
@@ -18,6 +20,7 @@ mod state;
 pub mod verdict;
 
 pub use crate::stats::{Ended, Op};
+pub use access::{Access, AccessState};
 pub use backoff::{Backoff, Failure};
 pub use engine::{Deadline, DeviceHealth, Engine, PathInfo, Tally, TooManyPaths, Tuning};
 pub use events::{Event, Events, Stamp, WallClock, What};
@@ -26,8 +29,8 @@ pub use ledger::{
     BlockRange, Fence, FenceMode, Grant, InDoubt, Ledger, LedgerCounters, Nexus, Owner, Proof,
     Settled, TicketId,
 };
-pub use policy::{AVAILABLE, Failback, Policy, PolicyError};
-pub use select::Burst;
+pub use policy::{AVAILABLE, Failback, Policy, UnknownPolicy, WEIGHT_MAX};
+pub use select::{Ask, Burst};
 pub use state::State;
 
 use crate::limits::PATHS_PER_DEVICE_MAX;

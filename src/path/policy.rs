@@ -11,16 +11,35 @@ use core::str::FromStr;
 pub enum Policy {
     /// Priority order, one path at a time.
     Failover,
-    /// Every active path in turn.
+    /// Every active path in turn, whatever its access state.
     #[default]
     RoundRobin,
-    /// The path with the fewest commands in flight.
+    /// The paths of the best access state in turn.
+    RoundRobinSubset,
+    /// The path with the fewest commands in flight for its weight.
     LeastQueueDepth,
+    /// The path with the fewest bytes in flight for its weight.
+    LeastBytes,
+    /// Shares by weight; weight 0 stands by.
+    WeightedPaths,
+    /// The path that answers soonest.
+    Latency,
 }
 
+/// Weights are small, so that shares are exact over a short window.
+pub const WEIGHT_MAX: u32 = 100;
+
 impl Policy {
-    /// Every policy of this version.
-    pub const ALL: [Policy; 3] = [Policy::Failover, Policy::RoundRobin, Policy::LeastQueueDepth];
+    /// Every policy.
+    pub const ALL: [Policy; 7] = [
+        Policy::Failover,
+        Policy::RoundRobin,
+        Policy::RoundRobinSubset,
+        Policy::LeastQueueDepth,
+        Policy::LeastBytes,
+        Policy::WeightedPaths,
+        Policy::Latency,
+    ];
 
     /// The canonical name.
     #[must_use]
@@ -28,7 +47,35 @@ impl Policy {
         match self {
             Policy::Failover => "failover",
             Policy::RoundRobin => "round-robin",
+            Policy::RoundRobinSubset => "round-robin-subset",
             Policy::LeastQueueDepth => "least-queue-depth",
+            Policy::LeastBytes => "least-bytes",
+            Policy::WeightedPaths => "weighted-paths",
+            Policy::Latency => "latency",
+        }
+    }
+
+    /// Whether weights count: as shares or as relative speed, and 0 as "stands by".
+    #[must_use]
+    pub const fn uses_weights(self) -> bool {
+        match self {
+            Policy::LeastQueueDepth | Policy::LeastBytes | Policy::WeightedPaths => true,
+            Policy::Failover | Policy::RoundRobin | Policy::RoundRobinSubset | Policy::Latency => {
+                false
+            }
+        }
+    }
+
+    /// Whether only the paths of the best asymmetric access state take part. `failover` ranks by it
+    /// instead; the other two use every active path because that is what they are asked for.
+    #[must_use]
+    pub const fn stays_in_best_group(self) -> bool {
+        match self {
+            Policy::RoundRobinSubset
+            | Policy::LeastQueueDepth
+            | Policy::LeastBytes
+            | Policy::Latency => true,
+            Policy::Failover | Policy::RoundRobin | Policy::WeightedPaths => false,
         }
     }
 }
@@ -39,56 +86,37 @@ impl fmt::Display for Policy {
     }
 }
 
-/// What a policy name stands for.
-#[derive(Clone, Copy)]
-enum Known {
-    Here(Policy),
-    Later(&'static str),
-}
-
-/// Canonical names first, then those that people know from elsewhere; compared without regard to case.
-const NAMES: [(&str, Known); 15] = [
-    ("failover", Known::Here(Policy::Failover)),
-    ("round-robin", Known::Here(Policy::RoundRobin)),
-    ("least-queue-depth", Known::Here(Policy::LeastQueueDepth)),
-    ("round-robin-subset", Known::Later("round-robin-subset")),
-    ("least-bytes", Known::Later("least-bytes")),
-    ("weighted-paths", Known::Later("weighted-paths")),
-    ("latency", Known::Later("latency")),
-    ("FOO", Known::Here(Policy::Failover)),
-    ("RR", Known::Here(Policy::RoundRobin)),
-    ("LQD", Known::Here(Policy::LeastQueueDepth)),
-    ("queue-length", Known::Here(Policy::LeastQueueDepth)),
-    ("RRWS", Known::Later("round-robin-subset")),
-    ("LB", Known::Later("least-bytes")),
-    ("service-time", Known::Later("least-bytes")),
-    ("WP", Known::Later("weighted-paths")),
+/// Names that people know from elsewhere; compared without regard to case, like the canonical ones.
+const ALIASES: [(&str, Policy); 8] = [
+    ("FOO", Policy::Failover),
+    ("RR", Policy::RoundRobin),
+    ("RRWS", Policy::RoundRobinSubset),
+    ("LQD", Policy::LeastQueueDepth),
+    ("queue-length", Policy::LeastQueueDepth),
+    ("LB", Policy::LeastBytes),
+    ("service-time", Policy::LeastBytes),
+    ("WP", Policy::WeightedPaths),
 ];
 
-/// A text that is no policy of this version.
+/// A text that is the name of no policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PolicyError {
-    /// A policy that this version does not have yet; its canonical name.
-    #[error("{0} is not available in this version")]
-    Later(&'static str),
-    /// Not the name of any policy.
-    #[error("{0:?} is not a policy")]
-    Unknown(String),
-}
+#[error("{0:?} is not a policy")]
+pub struct UnknownPolicy(String);
 
-/// The policies of this version, for messages.
-pub const AVAILABLE: &str = "failover, round-robin, least-queue-depth";
+/// The policies, for messages.
+pub const AVAILABLE: &str = "failover, round-robin, round-robin-subset, least-queue-depth, least-bytes, weighted-paths, latency";
 
 impl FromStr for Policy {
-    type Err = PolicyError;
+    type Err = UnknownPolicy;
 
     /// Canonical names and aliases, in any case.
-    fn from_str(text: &str) -> Result<Policy, PolicyError> {
-        match NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)) {
-            Some((_, Known::Here(policy))) => Ok(*policy),
-            Some((_, Known::Later(name))) => Err(PolicyError::Later(name)),
-            None => Err(PolicyError::Unknown(text.chars().take(64).collect())),
-        }
+    fn from_str(text: &str) -> Result<Policy, UnknownPolicy> {
+        let canonical = Policy::ALL.iter().find(|policy| policy.name().eq_ignore_ascii_case(text));
+        let alias = || ALIASES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
+        canonical
+            .or_else(|| alias().map(|(_, policy)| policy))
+            .copied()
+            .ok_or_else(|| UnknownPolicy(text.chars().take(64).collect()))
     }
 }
 
@@ -109,43 +137,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_this_version_and_their_aliases() {
+    fn names_and_aliases() {
         for (text, policy) in [
-            ("failover", Policy::Failover),
             ("FOO", Policy::Failover),
             ("foo", Policy::Failover),
-            ("round-robin", Policy::RoundRobin),
             ("Round-Robin", Policy::RoundRobin),
             ("RR", Policy::RoundRobin),
-            ("least-queue-depth", Policy::LeastQueueDepth),
+            ("RRWS", Policy::RoundRobinSubset),
             ("LQD", Policy::LeastQueueDepth),
             ("queue-length", Policy::LeastQueueDepth),
+            ("LB", Policy::LeastBytes),
+            ("service-time", Policy::LeastBytes),
+            ("WP", Policy::WeightedPaths),
+            ("failover", Policy::Failover),
+            ("round-robin", Policy::RoundRobin),
+            ("round-robin-subset", Policy::RoundRobinSubset),
+            ("least-queue-depth", Policy::LeastQueueDepth),
+            ("least-bytes", Policy::LeastBytes),
+            ("weighted-paths", Policy::WeightedPaths),
+            ("latency", Policy::Latency),
         ] {
             assert_eq!(text.parse(), Ok(policy), "{text}");
         }
-        for policy in Policy::ALL {
-            assert_eq!(policy.to_string().parse(), Ok(policy));
-            assert!(AVAILABLE.split(", ").any(|name| name == policy.name()));
-        }
-    }
-
-    #[test]
-    fn later_policies_say_so() {
-        for (text, name) in [
-            ("RRWS", "round-robin-subset"),
-            ("round-robin-subset", "round-robin-subset"),
-            ("LB", "least-bytes"),
-            ("service-time", "least-bytes"),
-            ("WP", "weighted-paths"),
-            ("weighted-paths", "weighted-paths"),
-            ("latency", "latency"),
-        ] {
-            assert_eq!(text.parse::<Policy>(), Err(PolicyError::Later(name)), "{text}");
-        }
-        assert_eq!(
-            "LB".parse::<Policy>().expect_err("later").to_string(),
-            "least-bytes is not available in this version"
-        );
+        let names = Policy::ALL.map(|policy| policy.to_string());
+        assert_eq!(names.join(", "), AVAILABLE);
     }
 
     #[test]

@@ -1,18 +1,32 @@
-//! Which of the candidate paths takes the next command, under `round-robin` and `least-queue-depth`.
+//! Which of the candidate paths takes the next command, under every policy but `failover`.
 //!
 //! Mental model: commands come in batches (what one receive brought in). Inside a batch the choice stays
 //! on one path for a *burst* of bounded length, since switching on every request halves the batches that
 //! are sent and received; a new batch always begins with a new choice, so that at depth 1 paths
-//! alternate. `round-robin` gives every path the same number of commands per *round*: a path that has had
-//! its share of the round is passed over until the others had theirs, however batches and bursts fell.
-//! `least-queue-depth` begins each burst on the path with the fewest commands in flight.
+//! alternate. What a burst begins with depends on the policy:
 //!
-//! The cost does not depend on the number of paths: sets are bits, the least depth is found by bits too.
-//! A further policy is one more arm in [`Selector::choose`] and what it keeps per path.
+//! * the two round-robins give every path the same number of commands per *round*: a path that has had its
+//!   share of the round is passed over until the others had theirs, however batches and bursts fell;
+//! * the others take the path with the least *key*; of equal keys, the one whose last burst is longest ago.
+//!   The key is the queue that the path would have (`least-queue-depth`, `least-bytes`), divided by its
+//!   weight; what it has had so far, divided by its weight (`weighted-paths`, stride scheduling); or what
+//!   the command would wait for (`latency`).
+//!
+//! The cost does not depend on the number of paths: sets are bits, the least key is found by a [`Tree`].
 //! Deliberately not here: which paths are candidates (engine), `failover` (failover).
 
-use super::{PathIndex, PathSet, Policy};
-use crate::limits::{PATHS_PER_DEVICE_MAX, TASKS_PER_SESSION_MAX};
+mod latency;
+mod streams;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use super::{Ended, Op, PathIndex, PathSet, Policy, WEIGHT_MAX};
+use crate::base::Duration;
+use crate::limits::PATHS_PER_DEVICE_MAX;
+use latency::Estimates;
+use streams::Streams;
+use tree::Tree;
 
 /// How long the choice may stay on one path within a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,9 +43,74 @@ impl Default for Burst {
     }
 }
 
+/// A command that wants a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ask {
+    /// What it does.
+    pub op: Op,
+    /// How many bytes it moves.
+    pub bytes: u32,
+    /// Where on the device it begins, in bytes; `None` when that is unknown or means nothing.
+    pub at: Option<u64>,
+}
+
+/// A path of weight 1 advances by this with each command. Divisible by every number up to 16, so that
+/// common weights compare without rounding.
+const SCALE: u64 = 720_720;
+
+/// What a command without data counts under `least-bytes`: an idle path of greater weight comes first.
+const BYTES_MIN: u64 = 4096;
+
+/// What is kept for each path.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    /// Commands in flight.
+    depth: u32,
+    weight: u32,
+    /// Bytes in flight.
+    bytes: u64,
+    /// `weighted-paths`: units of `weight` commands that the path has had, and commands since.
+    units: u64,
+    commands: u32,
+    /// When its last burst began: a count of bursts.
+    stamp: u64,
+}
+
+impl Load {
+    /// [`SCALE`] by weight. A path that stands by and must serve all the same counts as weight 1.
+    fn stride(&self) -> u64 {
+        match self.weight {
+            0 | 1 => SCALE,
+            weight => SCALE / u64::from(weight),
+        }
+    }
+
+    /// Position in virtual time; exact whenever the path has had a whole unit.
+    fn pass(&self) -> u64 {
+        self.units * SCALE + u64::from(self.commands) * self.stride()
+    }
+
+    fn advance(&mut self) {
+        self.commands += 1;
+        if self.commands >= self.weight.max(1) {
+            (self.units, self.commands) = (self.units + 1, 0);
+        }
+    }
+
+    /// Not before `pass`: what the path missed while it could not be chosen is not made up for.
+    fn catch_up(&mut self, pass: u64) {
+        if self.pass() < pass {
+            self.units = pass / SCALE;
+            let commands = (pass % SCALE / self.stride()) as u32;
+            self.commands = commands.min(self.weight.max(1) - 1);
+        }
+    }
+}
+
 /// The state of the choice.
 #[derive(Debug, Clone)]
 pub(super) struct Selector {
+    policy: Policy,
     burst: Burst,
     /// The path of the last burst; the circle goes on from here.
     at: PathIndex,
@@ -42,13 +121,33 @@ pub(super) struct Selector {
     credit: [u32; PATHS_PER_DEVICE_MAX],
     /// Paths whose credit is not used up.
     credited: PathSet,
-    depths: Depths,
+    loads: [Load; PATHS_PER_DEVICE_MAX],
+    bursts: u64,
+    /// The pass from which the last burst of `weighted-paths` was chosen.
+    pass: u64,
+    /// The paths that an ordinary choice is made from: these are in the trees.
+    members: PathSet,
+    /// By key; the second one is for writes under `latency`, and else unused.
+    trees: Box<[Tree; 2]>,
+    /// Of reads and of writes.
+    estimates: Box<[Estimates; 2]>,
+    streams: Streams,
+}
+
+/// Index into trees and estimates.
+fn kind(op: Op) -> usize {
+    match op {
+        Op::Read => 0,
+        Op::Write | Op::Other => 1,
+    }
 }
 
 impl Selector {
-    pub(super) fn new(burst: Burst) -> Selector {
+    pub(super) fn new(policy: Policy, burst: Burst, sticky_bytes: u64) -> Selector {
         assert!(burst.commands > 0, "a burst of no commands");
+        let load = Load { depth: 0, weight: 1, bytes: 0, units: 0, commands: 0, stamp: 0 };
         Selector {
+            policy,
             burst,
             at: PathIndex::new(PATHS_PER_DEVICE_MAX - 1),
             in_burst: false,
@@ -56,40 +155,92 @@ impl Selector {
             bytes: 0,
             credit: [0; PATHS_PER_DEVICE_MAX],
             credited: PathSet::EMPTY,
-            depths: Depths::new(),
+            loads: [load; PATHS_PER_DEVICE_MAX],
+            bursts: 0,
+            pass: 0,
+            members: PathSet::EMPTY,
+            trees: Box::new([Tree::new(), Tree::new()]),
+            estimates: Box::new([Estimates::new(), Estimates::new()]),
+            streams: Streams::new(sticky_bytes),
         }
     }
 
-    /// What one receive brought in follows: the next choice begins a new burst.
-    pub(super) fn begin_batch(&mut self) {
-        self.in_burst = false;
+    // Settings; none of them is part of the hot path.
+
+    /// Changes the policy and forgets shares and bursts.
+    pub(super) fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+        self.restart();
+    }
+
+    /// Changes the weight of a path and forgets shares: they are exact from here.
+    pub(super) fn set_weight(&mut self, path: PathIndex, weight: u32) {
+        assert!(weight <= WEIGHT_MAX, "a weight of {weight}");
+        self.loads[path.get()].weight = weight;
+        self.restart();
+    }
+
+    /// Changes for how many bytes a stream stays on its path under `least-bytes`; 0 for never.
+    pub(super) fn set_sticky_bytes(&mut self, bytes: u64) {
+        self.streams.set_sticky(bytes);
     }
 
     /// Forgets shares and bursts: the policy or the paths changed.
     pub(super) fn restart(&mut self) {
         self.in_burst = false;
         self.credited = PathSet::EMPTY;
+        self.pass = 0;
+        for load in &mut self.loads {
+            (load.units, load.commands) = (0, 0);
+        }
+        for path in self.members.iter() {
+            self.touch(path);
+        }
     }
 
-    /// A path for a command of `bytes` bytes, among `candidates`.
-    pub(super) fn choose(
-        &mut self,
-        policy: Policy,
-        bytes: u32,
-        candidates: PathSet,
-    ) -> Option<PathIndex> {
+    /// Forgets how soon a path answers.
+    pub(super) fn forget(&mut self, path: PathIndex) {
+        for estimates in self.estimates.iter_mut() {
+            estimates.forget(path);
+        }
+        self.touch(path);
+    }
+
+    // The hot path.
+
+    /// What one receive brought in follows: the next choice begins a new burst.
+    pub(super) fn begin_batch(&mut self) {
+        self.in_burst = false;
+    }
+
+    /// The paths that an ordinary choice is made from.
+    pub(super) fn set_members(&mut self, members: PathSet) {
+        let before = core::mem::replace(&mut self.members, members);
+        for path in before.minus(members).iter() {
+            self.trees.iter_mut().for_each(|tree| tree.remove(path));
+        }
+        for path in members.minus(before).iter() {
+            self.loads[path.get()].catch_up(self.pass);
+            self.touch(path);
+        }
+    }
+
+    /// A path for a command, among `candidates`.
+    pub(super) fn choose(&mut self, ask: Ask, candidates: PathSet) -> Option<PathIndex> {
         if candidates.is_empty() {
             return None;
         }
-        let chosen = match policy {
+        let bytes = ask.bytes;
+        let chosen = match self.policy {
             // The engine asks `failover` and its ranking; without one, the order of addition.
             Policy::Failover => return candidates.first(),
-            Policy::RoundRobin => self.round_robin(bytes, candidates),
-            Policy::LeastQueueDepth if self.stays(bytes, candidates) => self.at,
-            Policy::LeastQueueDepth => self.depths.least(candidates).next_after(self.at)?,
+            Policy::RoundRobin | Policy::RoundRobinSubset => self.round_robin(bytes, candidates),
+            Policy::LeastQueueDepth => self.shortest_queue(bytes, candidates),
+            Policy::LeastBytes => self.least_bytes(ask, candidates),
+            Policy::WeightedPaths => self.by_weight(bytes, candidates),
+            Policy::Latency => self.soonest(ask, candidates),
         };
         assert!(candidates.contains(chosen), "path {chosen} is none of {candidates:?}");
-        self.count(chosen, bytes);
         Some(chosen)
     }
 
@@ -106,7 +257,70 @@ impl Selector {
         if self.credit[chosen.get()] == 0 {
             self.credited.remove(chosen);
         }
+        self.count(chosen, bytes);
         chosen
+    }
+
+    fn shortest_queue(&mut self, bytes: u32, candidates: PathSet) -> PathIndex {
+        let stays = self.stays(bytes, candidates);
+        let chosen = if stays { self.at } else { self.least(0, candidates) };
+        self.count(chosen, bytes);
+        chosen
+    }
+
+    fn least_bytes(&mut self, ask: Ask, candidates: PathSet) -> PathIndex {
+        let chosen = match self.streams.path(ask.at, ask.bytes, candidates) {
+            Some(path) => path,
+            None if self.stays(ask.bytes, candidates) => self.at,
+            None => self.least(0, candidates),
+        };
+        self.count(chosen, ask.bytes);
+        self.streams.went(ask.at, ask.bytes, chosen);
+        chosen
+    }
+
+    fn by_weight(&mut self, bytes: u32, candidates: PathSet) -> PathIndex {
+        let chosen = if self.stays(bytes, candidates) {
+            self.at
+        } else {
+            let chosen = self.least(0, candidates);
+            self.pass = self.pass.max(self.loads[chosen.get()].pass());
+            chosen
+        };
+        self.count(chosen, bytes);
+        self.loads[chosen.get()].advance();
+        self.touch(chosen);
+        chosen
+    }
+
+    fn soonest(&mut self, ask: Ask, candidates: PathSet) -> PathIndex {
+        let kind = kind(ask.op);
+        let best = self.least(kind, candidates);
+        if self.stays(ask.bytes, candidates) {
+            // Paths as fast as the best may run ahead of it by a burst; slower ones by less.
+            let estimates = &self.estimates[kind];
+            let ahead = estimates.step(best).saturating_mul(u64::from(self.burst.commands));
+            let (here, there) = (self.cost(kind, self.at), self.cost(kind, best));
+            if here <= there.saturating_add(ahead) {
+                self.count(self.at, ask.bytes);
+                return self.at;
+            }
+        } else if let Some(path) = self.estimates[kind].trial(candidates, best) {
+            self.count(path, ask.bytes);
+            self.in_burst = false;
+            return path;
+        }
+        self.in_burst = false;
+        self.count(best, ask.bytes);
+        best
+    }
+
+    /// The path with the least key.
+    fn least(&self, kind: usize, candidates: PathSet) -> PathIndex {
+        let inside = self.trees[kind].least(candidates);
+        // Commands that may take none of the ordinary paths are rare: retries.
+        let search = || candidates.iter().min_by_key(|path| self.key(kind, *path));
+        inside.or_else(search).expect("there are candidates")
     }
 
     /// Whether the burst may go on with a command of `bytes` bytes.
@@ -121,258 +335,91 @@ impl Selector {
         let goes_on = chosen == self.at && self.stays(bytes, PathSet::only(chosen));
         if !goes_on {
             (self.at, self.in_burst, self.commands, self.bytes) = (chosen, true, 0, 0);
+            self.bursts += 1;
+            self.loads[chosen.get()].stamp = self.bursts;
         }
         self.commands += 1;
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
+    fn cost(&self, kind: usize, path: PathIndex) -> u64 {
+        let load = &self.loads[path.get()];
+        match self.policy {
+            Policy::Failover | Policy::RoundRobin | Policy::RoundRobinSubset => 0,
+            Policy::LeastQueueDepth => (u64::from(load.depth) + 1) * load.stride(),
+            Policy::LeastBytes => (load.bytes + BYTES_MIN).saturating_mul(load.stride()),
+            Policy::WeightedPaths => load.pass(),
+            Policy::Latency => self.estimates[kind].cost(path, load.depth),
+        }
+    }
+
+    fn key(&self, kind: usize, path: PathIndex) -> u128 {
+        u128::from(self.cost(kind, path)) << 64 | u128::from(self.loads[path.get()].stamp)
+    }
+
+    /// Something that the key of `path` is made from has changed.
+    fn touch(&mut self, path: PathIndex) {
+        if !self.members.contains(path) {
+            return;
+        }
+        let kinds = match self.policy {
+            Policy::Failover | Policy::RoundRobin | Policy::RoundRobinSubset => return,
+            Policy::LeastQueueDepth | Policy::LeastBytes | Policy::WeightedPaths => 1,
+            Policy::Latency => 2,
+        };
+        for kind in 0..kinds {
+            let key = self.key(kind, path);
+            self.trees[kind].set(path, key);
+        }
+    }
+
     /// Commands in flight on `path`.
     pub(super) fn depth(&self, path: PathIndex) -> u32 {
-        self.depths.of[path.get()]
+        self.loads[path.get()].depth
     }
 
     /// A command was given to `path`.
-    pub(super) fn started(&mut self, path: PathIndex) {
-        self.depths.change(path, self.depths.of[path.get()] + 1);
+    pub(super) fn started(&mut self, path: PathIndex, bytes: u32) {
+        let load = &mut self.loads[path.get()];
+        load.depth += 1;
+        load.bytes += u64::from(bytes);
+        self.load_changed(path);
     }
 
     /// A command of `path` ended.
-    pub(super) fn finished(&mut self, path: PathIndex) {
-        let depth = self.depths.of[path.get()];
+    pub(super) fn finished(
+        &mut self,
+        path: PathIndex,
+        op: Op,
+        bytes: u32,
+        latency: Duration,
+        ended: Ended,
+    ) {
+        let load = &mut self.loads[path.get()];
+        let (depth, flying) = (load.depth, load.bytes);
         assert!(depth > 0, "path {path} finished a command that it never started");
-        self.depths.change(path, depth - 1);
-    }
-}
-
-/// Depths are told apart up to this; deeper ones count as equal.
-const LEVELS: usize = TASKS_PER_SESSION_MAX + 1;
-const WORDS: usize = LEVELS.div_ceil(64);
-
-/// Paths by commands in flight: the set of paths at each depth, and which depths have any.
-#[derive(Debug, Clone)]
-struct Depths {
-    of: [u32; PATHS_PER_DEVICE_MAX],
-    at: Box<[PathSet; LEVELS]>,
-    occupied: [u64; WORDS],
-}
-
-impl Depths {
-    fn new() -> Depths {
-        let mut at = Box::new([PathSet::EMPTY; LEVELS]);
-        at[0] = PathSet(u64::MAX >> (64 - PATHS_PER_DEVICE_MAX));
-        let mut occupied = [0; WORDS];
-        occupied[0] = 1;
-        Depths { of: [0; PATHS_PER_DEVICE_MAX], at, occupied }
-    }
-
-    fn change(&mut self, path: PathIndex, depth: u32) {
-        let from = (self.of[path.get()] as usize).min(LEVELS - 1);
-        let to = (depth as usize).min(LEVELS - 1);
-        self.of[path.get()] = depth;
-        assert!(self.at[from].contains(path), "path {path} is not at its depth {from}");
-        self.at[from].remove(path);
-        if self.at[from].is_empty() {
-            self.occupied[from / 64] &= !(1 << (from % 64));
+        assert!(flying >= u64::from(bytes), "path {path} finished bytes that it never started");
+        (load.depth, load.bytes) = (depth - 1, flying - u64::from(bytes));
+        if ended == Ended::Good && op != Op::Other {
+            self.estimates[kind(op)].answered(path, latency);
         }
-        self.at[to].insert(path);
-        self.occupied[to / 64] |= 1 << (to % 64);
+        self.load_changed(path);
     }
 
-    /// Those of `candidates` that have the fewest commands in flight.
-    fn least(&self, candidates: PathSet) -> PathSet {
-        for (word, occupied) in self.occupied.iter().enumerate() {
-            let mut rest = *occupied;
-            while rest != 0 {
-                let level = word * 64 + rest.trailing_zeros() as usize;
-                let here = self.at[level].and(candidates);
-                if !here.is_empty() {
-                    return here;
-                }
-                rest &= rest - 1;
-            }
-        }
-        PathSet::EMPTY
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const RR: Policy = Policy::RoundRobin;
-    const LQD: Policy = Policy::LeastQueueDepth;
-
-    fn first(n: usize) -> PathSet {
-        (0..n).map(PathIndex::new).collect()
-    }
-
-    fn path_counts() -> impl Strategy<Value = usize> {
-        prop_oneof![Just(2usize), Just(3), Just(32)]
-    }
-
-    #[test]
-    fn at_depth_one_paths_alternate() {
-        for policy in [RR, LQD] {
-            for n in [2, 3, 32] {
-                let mut s = Selector::new(Burst::default());
-                for turn in 0..1000 {
-                    s.begin_batch();
-                    let path = s.choose(policy, 4096, first(n)).expect("a path");
-                    assert_eq!(path.get(), turn % n, "{policy} {n}");
-                    s.started(path);
-                    s.finished(path);
-                }
-            }
+    fn load_changed(&mut self, path: PathIndex) {
+        match self.policy {
+            Policy::LeastQueueDepth | Policy::LeastBytes | Policy::Latency => self.touch(path),
+            Policy::Failover
+            | Policy::RoundRobin
+            | Policy::RoundRobinSubset
+            | Policy::WeightedPaths => {}
         }
     }
 
-    #[test]
-    fn a_large_batch_is_cut_into_bursts() {
-        for policy in [RR, LQD] {
-            let mut s = Selector::new(Burst::default());
-            s.begin_batch();
-            let got: Vec<usize> = (0..32)
-                .map(|_| {
-                    let path = s.choose(policy, 4096, first(2)).expect("a path");
-                    s.started(path);
-                    path.get()
-                })
-                .collect();
-            assert_eq!(got, [[0; 8], [1; 8], [0; 8], [1; 8]].concat(), "{policy}");
-        }
-    }
-
-    #[test]
-    fn bytes_end_a_burst_too() {
-        let mut s = Selector::new(Burst::default());
-        s.begin_batch();
-        let mut take = |bytes| s.choose(RR, bytes, first(2)).expect("a path").get();
-        let got: Vec<usize> = [128 << 10; 6].into_iter().map(&mut take).collect();
-        assert_eq!(got, [0, 0, 1, 1, 0, 0]);
-        assert_eq!([8 << 20, 8 << 20, 1].map(take), [1, 0, 1], "one larger than a burst");
-    }
-
-    #[test]
-    fn an_excluded_path_is_not_chosen_and_does_not_hold_up_the_rest() {
-        let mut s = Selector::new(Burst::default());
-        s.begin_batch();
-        let others = first(3).minus(PathSet::only(PathIndex::new(1)));
-        for _ in 0..1000 {
-            assert_ne!(s.choose(RR, 512, others).map(PathIndex::get), Some(1));
-        }
-        assert_eq!(s.choose(RR, 512, PathSet::EMPTY), None);
-    }
-
-    #[test]
-    fn the_shorter_queue_is_filled_first() {
-        let mut s = Selector::new(Burst { commands: 1, bytes: u32::MAX });
-        let slow = PathIndex::new(0);
-        (0..10).for_each(|_| s.started(slow));
-        for _ in 0..10 {
-            let path = s.choose(LQD, 4096, first(2)).expect("a path");
-            assert_eq!(path.get(), 1);
-            s.started(path);
-        }
-        assert_eq!((s.depth(slow), s.depth(PathIndex::new(1))), (10, 10));
-    }
-
-    #[test]
-    #[should_panic(expected = "never started")]
-    fn more_ends_than_starts_is_a_bug() {
-        Selector::new(Burst::default()).finished(PathIndex::new(0));
-    }
-
-    proptest! {
-        /// However the requests come together: whole rounds are exactly even, and between them no path is
-        /// ahead of another by more than one burst.
-        #[test]
-        fn round_robin_shares_are_exact_over_a_round(
-            n in path_counts(),
-            batches in prop::collection::vec((1usize..40, 0u32..300_000), 1..200),
-        ) {
-            let mut s = Selector::new(Burst::default());
-            let (mut counts, mut total) = (vec![0usize; n], 0);
-            for (len, bytes) in batches {
-                s.begin_batch();
-                for _ in 0..len {
-                    counts[s.choose(RR, bytes, first(n)).expect("a path").get()] += 1;
-                    total += 1;
-                    let (min, max) = (counts.iter().min(), counts.iter().max());
-                    prop_assert!(max.expect("n > 0") - min.expect("n > 0") <= 8);
-                    if total % (8 * n) == 0 {
-                        prop_assert!(counts.iter().all(|c| *c == total / n), "{counts:?}");
-                    }
-                }
-            }
-        }
-
-        /// A burst never exceeds its bounds, and ends with its batch.
-        #[test]
-        fn bursts_are_bounded(
-            n in 2usize..5, lqd: bool,
-            requests in prop::collection::vec((prop::bool::weighted(0.2), 0u32..300_000), 1..400),
-        ) {
-            let policy = if lqd { LQD } else { RR };
-            let mut s = Selector::new(Burst::default());
-            for (new_batch, len) in requests {
-                if new_batch {
-                    s.begin_batch();
-                }
-                let (was_at, was_commands) = (s.at, if s.in_burst { s.commands } else { 0 });
-                let path = s.choose(policy, len, first(n)).expect("a path");
-                s.started(path);
-                prop_assert!(s.commands <= 8 && (s.bytes <= 256 * 1024 || s.commands == 1));
-                prop_assert_eq!(path, s.at);
-                if s.commands > 1 {
-                    prop_assert!(path == was_at && s.commands == was_commands + 1);
-                }
-            }
-        }
-
-        /// Against a naive oracle: when a burst begins, no candidate has a shorter queue.
-        #[test]
-        fn least_queue_depth_takes_a_shortest_queue(
-            n in path_counts(),
-            steps in prop::collection::vec((any::<u32>(), any::<prop::sample::Index>(), any::<bool>()), 1..400),
-        ) {
-            let mut s = Selector::new(Burst::default());
-            let mut depth = vec![0u32; n];
-            for (mask, which, ends) in steps {
-                let candidates = PathSet(u64::from(mask)).and(first(n));
-                if ends {
-                    let path = which.index(n);
-                    if depth[path] > 0 {
-                        depth[path] -= 1;
-                        s.finished(PathIndex::new(path));
-                    }
-                    continue;
-                }
-                s.begin_batch();
-                let chosen = s.choose(LQD, 4096, candidates);
-                let least = candidates.iter().map(|p| depth[p.get()]).min();
-                prop_assert_eq!(chosen.map(|p| depth[p.get()]), least);
-                if let Some(path) = chosen {
-                    prop_assert!(candidates.contains(path));
-                    depth[path.get()] += 1;
-                    s.started(path);
-                    prop_assert_eq!(s.depth(path), depth[path.get()]);
-                }
-            }
-        }
-
-        /// Deeper than any session allows is still counted right.
-        #[test]
-        fn depths_beyond_the_levels_come_back(extra in 0u32..100) {
-            let mut d = Depths::new();
-            let path = PathIndex::new(3);
-            let deep = LEVELS as u32 - 50 + extra;
-            (1..=deep).for_each(|n| d.change(path, n));
-            prop_assert!(!d.least(first(32)).contains(path));
-            prop_assert!(d.least(PathSet::only(path)).contains(path));
-            (0..deep).rev().for_each(|n| d.change(path, n));
-            prop_assert_eq!(d.of[3], 0);
-            prop_assert_eq!(d.least(first(32)), first(32));
-        }
+    /// The path of `candidates` that would answer an `op` soonest, for a copy of a command that is in
+    /// flight elsewhere: no share is counted. It looks at every candidate, since copies are rare.
+    pub(super) fn soonest_of(&self, op: Op, candidates: PathSet) -> Option<PathIndex> {
+        let estimates = &self.estimates[kind(op)];
+        candidates.iter().min_by_key(|path| estimates.cost(*path, self.depth(*path)))
     }
 }

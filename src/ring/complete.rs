@@ -162,7 +162,7 @@ impl Ring {
     }
 
     /// Empties an area and keeps it for the next send.
-    fn keep(&mut self, mut area: Box<SendArea>) -> (usize, Vec<Bytes>) {
+    pub(super) fn keep(&mut self, mut area: Box<SendArea>) -> (usize, Vec<Bytes>) {
         let bytes = area.sent();
         let segments = area.unload();
         self.areas.push(area);

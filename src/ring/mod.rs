@@ -145,7 +145,7 @@ pub enum Completion {
         /// Why.
         error: io::Error,
     },
-    /// Every byte of a send was taken by the kernel.
+    /// Every byte of a send that was [`Sending::InFlight`] was taken by the kernel.
     Sent {
         /// Which socket.
         sock: SockId,
@@ -172,6 +172,19 @@ pub enum Completion {
     },
 }
 
+/// What became of a send at once.
+#[derive(Debug)]
+#[must_use]
+pub enum Sending {
+    /// The kernel has taken every byte; nothing of it is in flight.
+    Done {
+        /// The vector of the send, empty, to be used again.
+        segments: Vec<Bytes>,
+    },
+    /// `Sent` or `SendFailed` follows.
+    InFlight,
+}
+
 /// Counters of one ring since it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RingStats {
@@ -181,6 +194,8 @@ pub struct RingStats {
     pub submitted: u64,
     /// Completions reaped.
     pub completed: u64,
+    /// Sends that the kernel took whole at once, without an operation of the ring.
+    pub direct_sends: u64,
     /// Sends that the kernel took in more than one part.
     pub partial_sends: u64,
     /// Receive buffers.
@@ -318,21 +333,42 @@ impl Ring {
     }
 
     /// Sends all bytes of `segments`, at most [`SEND_SEGMENTS_MAX`](crate::limits::SEND_SEGMENTS_MAX) of
-    /// them and at least one byte, in order: `Sent` or `SendFailed` follows. The segments are kept until then.
+    /// them and at least one byte, in order.
+    ///
+    /// What the socket's buffer has room for is taken by a plain `sendmsg` now, which is nearly always
+    /// everything: then nothing is in flight, the buffers are free before the next receive is armed, and no
+    /// completion ends the wait that follows. Only a rest becomes an operation of the ring: `Sent` or
+    /// `SendFailed` follows, and the segments are kept until then.
     ///
     /// # Panics
     /// When the socket is not open, has a send in flight, or there is nothing to send.
-    pub fn send(&mut self, sock: SockId, segments: Vec<Bytes>) {
+    pub fn send(&mut self, sock: SockId, segments: Vec<Bytes>) -> Sending {
         let entry = self.sockets.get_mut(sock).filter(|entry| entry.phase == Phase::Open);
         let entry = entry.unwrap_or_else(|| panic!("send on {sock:?}, which is not open"));
         assert!(!entry.sending, "a second send on {sock:?}");
-        entry.sending = true;
-        entry.in_flight += 1;
         let mut area = self.areas.pop().unwrap_or_else(SendArea::new);
         area.load(segments);
+        let error = match area.send_now(&entry.fd) {
+            Ok(true) => {
+                self.stats.direct_sends += 1;
+                let (_, segments) = self.keep(area);
+                return Sending::Done { segments };
+            }
+            Ok(false) => None,
+            Err(error) => Some(error),
+        };
+        if let Some(error) = error {
+            let (bytes, _) = self.keep(area);
+            self.ready.push(Completion::SendFailed { sock, error, bytes });
+            return Sending::InFlight;
+        }
+        entry.sending = true;
+        entry.in_flight += 1;
+        self.stats.partial_sends += u64::from(area.sent() > 0);
         let request = area.entry(entry.fd.as_raw_fd());
         let user_data = self.ops.insert(Op::Send { sock, area });
         self.push(&[request.user_data(user_data)]);
+        Sending::InFlight
     }
 
     /// Gives the socket up: the peer is reset before this returns, nothing more is sent, and the only
@@ -348,7 +384,15 @@ impl Ring {
             Phase::Open | Phase::Closing => socket::reset(&entry.fd, entry.kind),
         }
         entry.phase = Phase::Aborting;
+        self.forget_failure(sock);
         self.proceed(sock);
+    }
+
+    /// A send that failed at once and was not told yet is not told any more.
+    fn forget_failure(&mut self, sock: SockId) {
+        self.ready.retain(
+            |ready| !matches!(ready, Completion::SendFailed { sock: of, .. } if *of == sock),
+        );
     }
 
     /// Ends the socket in good order: a send in flight is finished, then FIN, then close. What the
@@ -362,6 +406,7 @@ impl Ring {
             Phase::Connecting => self.give_up(sock),
             Phase::Open => {
                 entry.phase = Phase::Closing;
+                self.forget_failure(sock);
                 self.proceed(sock);
             }
         }

@@ -4,7 +4,8 @@
 //! its last completion, whatever happens to its socket meanwhile; that is what makes the unsafe of this
 //! module sound. `user_data` is slot and generation, so that a completion names exactly one operation.
 
-use std::os::fd::RawFd;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use bytes::{Bytes, BytesMut};
 use io_uring::{opcode, squeue, types};
@@ -156,6 +157,27 @@ impl SendArea {
             self.first += 1;
         }
         self.left == 0
+    }
+
+    /// Sends what the socket's buffer has room for, without waiting; whether nothing is left.
+    ///
+    /// # Errors
+    /// Those of a broken connection. A full buffer is none.
+    pub(super) fn send_now(&mut self, fd: &OwnedFd) -> io::Result<bool> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        self.message.msg_iov = self.iovecs.as_mut_ptr();
+        self.message.msg_iovlen = self.iovecs.len();
+        // SAFETY: the header and the iovecs live through the call, they point into segments that this area
+        // owns, and sendmsg only reads. With MSG_DONTWAIT nothing refers to them after the call.
+        let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const self.message, flags) };
+        let Ok(sent) = usize::try_from(sent) else {
+            let error = io::Error::last_os_error();
+            return match error.raw_os_error() {
+                Some(libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM) => Ok(false),
+                _ => Err(error),
+            };
+        };
+        Ok(self.advance(sent))
     }
 
     /// The submission for what is left, on `fd`.

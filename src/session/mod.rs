@@ -312,13 +312,15 @@ impl Session {
         self.last_moved
     }
 
-    /// Gives a live command another name: its end is told under that one.
-    pub fn rename(&mut self, tag: TaskTag, token: u64) {
-        let Some(task) = self.tasks.get(tag.0) else { return };
+    /// Gives a live command another name: its end is told under that one. `false` when its end is told
+    /// already, or it never was.
+    pub fn rename(&mut self, tag: TaskTag, token: u64) -> bool {
+        let Some(task) = self.tasks.get(tag.0) else { return false };
         task.token = token;
         for m in self.managements.iter_mut().filter(|m| m.is_about(tag.0)) {
             m.set_token(token);
         }
+        true
     }
 
     /// Nobody wants the data of this read any more: what came is let go, what comes is dropped.

@@ -64,6 +64,12 @@ impl IoStats {
         IoStats::default()
     }
 
+    /// Whether nothing was counted yet.
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
+        self.reads + self.writes + self.others + self.errors == 0
+    }
+
     /// Counts the end of one command of `bytes` bytes that took `latency`.
     pub fn record(&mut self, op: Op, bytes: u32, latency: Duration, ended: Ended) {
         match (op, ended) {

@@ -90,8 +90,15 @@ pub(super) fn leave(v: &mut Volume, now: Instant, id: PartId) -> Key {
     };
     let key = v.stragglers.insert(straggler);
     let session = v.links[path.get()].session().expect("a flight has a session");
-    session.rename(tag, token(key));
+    let lives = session.rename(tag, token(key));
+    assert!(lives, "a part in flight has a command in its session");
     key
+}
+
+/// Whether the end of a flight is still to come, and not only to be told.
+pub(super) fn lives(v: &Volume, flight: &Flight) -> bool {
+    let session = v.links[flight.path.get()].session_ref();
+    session.is_some_and(|session| session.last_progress(flight.tag).is_some())
 }
 
 /// A write, or anything else that is past its deadline, is given up on a session that lives: ABORT TASK for
@@ -145,7 +152,7 @@ fn submit(v: &mut Volume, now: Instant, key: Key, path: PathIndex, command: Comm
     let Ok(tag) = session.submit(now, command) else { unreachable!("the session had room") };
     let straggler = v.stragglers.get_mut(key).expect("just inserted");
     straggler.tag = tag;
-    v.engine.started(path, straggler.verb.op());
+    v.engine.started(path, straggler.verb.op(), straggler.bytes);
     let link = &mut v.links[path.get()];
     link.asked += u32::from(straggler.kind == Kind::Probe);
     let full = link.room() == 0;
@@ -214,7 +221,11 @@ pub(super) fn done(v: &mut Volume, now: Instant, key: Key, completion: Completio
 
 /// A good answer of a straggler that its part still waits for: what the part is in flight with is nobody's.
 fn win(v: &mut Volume, now: Instant, id: PartId, path: PathIndex, verb: PartVerb, data: Payload) {
-    if v.parts.get(id).is_some_and(|part| part.flight.is_some()) {
+    if let Some(flight) = v.parts.get(id).and_then(|part| part.flight) {
+        if !lives(v, &flight) {
+            // Both came in one receive: its own answer is the next event.
+            return;
+        }
         leave(v, now, id);
     }
     complete::good_answer(v, now, id, path, verb, data);

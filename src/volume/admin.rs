@@ -4,7 +4,7 @@ use super::link::{self, Phase};
 use super::service;
 use super::{Action, Draining, Level, Notice, Volume, clients};
 use crate::base::Instant;
-use crate::path::{Events, LedgerCounters, PathIndex, Policy, State};
+use crate::path::{Access, Events, LedgerCounters, PathIndex, Policy, State};
 use crate::session::Negotiated;
 use crate::stats::IoStats;
 use std::net::SocketAddr;
@@ -27,6 +27,8 @@ pub struct PathSnapshot {
     pub reason: String,
     /// Weight.
     pub weight: u32,
+    /// What the storage says about it; `None` without ALUA.
+    pub access: Option<Access>,
     /// Administratively preferred.
     pub preferred: bool,
     /// Counters and latency.
@@ -141,7 +143,6 @@ impl Volume {
         let prefer = prefer.map(|name| self.find_path(name)).transpose()?;
         for (path, weight) in found {
             self.engine.set_weight(path, weight);
-            self.links[path.get()].spec.weight = weight;
         }
         if let Some(path) = prefer {
             self.engine.set_prefer(now, Some(path));
@@ -305,7 +306,8 @@ impl Volume {
             lun: link.spec.lun,
             state: self.engine.state(link.index),
             reason: self.engine.reason(link.index).to_owned(),
-            weight: link.spec.weight,
+            weight: self.engine.info(link.index).weight,
+            access: self.engine.access(link.index),
             preferred: self.engine.info(link.index).preferred,
             stats: self.engine.stats(link.index).clone(),
             in_flight: self.engine.in_flight(link.index),

@@ -113,10 +113,16 @@ pub(super) fn received(v: &mut Volume, now: Instant, id: ClientId, chunk: Bytes)
     events(v, now, id);
 }
 
-/// The driver has sent what it had taken: room for more replies.
-pub(super) fn sent(v: &mut Volume, now: Instant, id: ClientId) {
+/// The driver has sent what it had taken: room for more replies. Whether anybody waited for it.
+pub(super) fn sent(v: &mut Volume, now: Instant, id: ClientId) -> bool {
+    memory::account(v, id);
+    let Some(client) = v.clients.get_mut(id.into()) else { return false };
+    if v.blocked.is_empty() && !client.connection.waits_for_sending() {
+        return false;
+    }
     memory::allow(v, id);
     events(v, now, id);
+    true
 }
 
 pub(super) fn disconnected(

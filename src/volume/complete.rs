@@ -2,7 +2,7 @@
 
 use super::request::{self, Flight, PartId, PartVerb, Verb};
 use super::table::Key;
-use super::{Level, Volume, abandon, fencing, flush, health, link, probing};
+use super::{Level, Volume, abandon, content, fencing, flush, health, link, probing};
 use crate::base::{Duration, Instant, Payload};
 use crate::path::verdict::{
     self, Actions, CommandKind, Context, Decision, Failure, Outcome, TRANSITION_DEFAULT, Verdict,
@@ -81,6 +81,10 @@ pub(super) fn good_answer(
         // Written with the FUA bit it is in no cache.
         if !(fua && writes && unit.is_some_and(|unit| unit.dpofua())) {
             v.shared.acknowledged(path);
+        }
+        if v.content_open && verb == PartVerb::Write {
+            let lba = part.lba;
+            content::written(v, now, lba);
         }
     } else if verb == PartVerb::Sync {
         let request = v.parts.get(id).expect("the caller found the part").request;

@@ -7,7 +7,7 @@ use super::request::{self, Asker, Flight, Part, PartId, PartVerb, RequestId, Sta
 use super::{Level, Volume, block_ops, health, nexus};
 use crate::base::{Duration, Instant, Payload};
 use crate::path::identity::LogicalUnit;
-use crate::path::{Op, PathIndex};
+use crate::path::{Ask, Op, PathIndex};
 use crate::session::{Command, Direction};
 use crate::wire::nbd::NbdError;
 use crate::wire::scsi::{Cdb, Transfer, Width, unmap};
@@ -96,9 +96,10 @@ fn start(v: &mut Volume, now: Instant, id: PartId) -> Started {
     let unit = v.unit.as_ref().expect("a usable path has shown the unit");
     let bytes = part.blocks.saturating_mul(unit.block_size());
     let op = part.verb.op();
-    match v.engine.choose_among(op, bytes, candidates) {
+    let at = Some(part.lba.saturating_mul(u64::from(unit.block_size())));
+    match v.engine.choose_among(Ask { op, bytes, at }, candidates) {
         Some(path) => {
-            send(v, now, id, path, op);
+            send(v, now, id, path, (op, bytes));
             Started::Yes
         }
         None if candidates == usable => Started::Full,
@@ -106,7 +107,7 @@ fn start(v: &mut Volume, now: Instant, id: PartId) -> Started {
     }
 }
 
-fn send(v: &mut Volume, now: Instant, id: PartId, path: PathIndex, op: Op) {
+fn send(v: &mut Volume, now: Instant, id: PartId, path: PathIndex, (op, bytes): (Op, u32)) {
     let command = command(v, id, path, id.to_token());
     let session = v.links[path.get()].session().expect("a usable path has a session");
     let tag = match session.submit(now, command) {
@@ -115,7 +116,7 @@ fn send(v: &mut Volume, now: Instant, id: PartId, path: PathIndex, op: Op) {
     };
     let part = v.parts.get_mut(id).expect("the part is queued");
     part.flight = Some(Flight { path, tag, started: now, reset: false, accused: false });
-    v.engine.started(path, op);
+    v.engine.started(path, op, bytes);
     health::started(v, now, path, op);
     let full = v.links[path.get()].room() == 0;
     v.engine.set_full(path, full);

@@ -147,7 +147,8 @@ fn move_reads(v: &mut Volume, now: Instant) {
     let mut found = std::mem::take(&mut v.scratch);
     found.extend(v.parts.iter().filter_map(|(id, part)| {
         let flight = part.flight.filter(|flight| suspects.contains(flight.path))?;
-        (part.verb == PartVerb::Read).then_some((flight.started, id))
+        let moves = part.verb == PartVerb::Read && abandon::lives(v, &flight);
+        moves.then_some((flight.started, id))
     }));
     found.sort_unstable_by_key(|(started, id)| (*started, id.slot()));
     while let Some((_, id)) = found.pop() {

@@ -11,7 +11,7 @@
 use super::nexus::{self, Recorded};
 use super::probing::{self, Probing};
 use super::spec::PathSpec;
-use super::{Action, Level, Volume, complete, fencing};
+use super::{Action, Level, Volume, complete, content, fencing};
 use crate::base::{Blame, Duration, Instant, TxQueue};
 use crate::limits;
 use crate::path::identity::LogicalUnit;
@@ -482,9 +482,16 @@ fn event_(v: &mut Volume, now: Instant, path: PathIndex, event: Event) {
         Event::Done { token: PROBE, tag, completion } => {
             probing::answered(v, now, path, tag, completion);
         }
-        Event::Done { token, completion, .. } => complete::done(v, now, path, token, completion),
         Event::Lost { token: PROBE, .. } | Event::Aborted { token: PROBE, .. } => {
             probing::interrupted(v, now, path);
+        }
+        Event::Done { token: content::REFERENCE, tag, completion } => {
+            content::reference_answered(v, now, path, Some((tag, completion)));
+        }
+        Event::Done { token, completion, .. } => complete::done(v, now, path, token, completion),
+        Event::Lost { token: content::REFERENCE, .. }
+        | Event::Aborted { token: content::REFERENCE, .. } => {
+            content::reference_answered(v, now, path, None);
         }
         Event::Aborted { token, .. } => complete::aborted(v, now, path, token),
         Event::Lost { token, sent } => {

@@ -24,6 +24,7 @@ pub mod admin;
 mod block_ops;
 mod clients;
 mod complete;
+mod content;
 mod dispatch;
 pub mod doubts;
 pub mod fence_command;
@@ -61,6 +62,7 @@ use link::Link;
 use nexus::NexusRecord;
 use request::{Part, PartId, Request, RequestId};
 use shared::Shared;
+use smallvec::SmallVec;
 use spec::{DeviceSpec, PathSpec};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -180,6 +182,11 @@ pub struct Volume {
     unticketed: VecDeque<(RequestId, BlockRange)>,
     actions: VecDeque<Action>,
     dirty_links: PathSet,
+    /// Paths that are compared by what clients write.
+    content_waits: PathSet,
+    /// Some path is not known to show the device: what clients write is remembered in `written`.
+    content_open: bool,
+    written: SmallVec<[u64; crate::path::content::WRITTEN_MAX]>,
     dirty_clients: Vec<ClientId>,
     /// Payload bytes that clients hold, and those who wait for more, in order.
     payload_held: u64,
@@ -233,6 +240,7 @@ impl Volume {
             policy: spec.policy,
             failback: spec.tunables.failback,
             burst: Burst::default(),
+            sticky_bytes: spec.tunables.sticky_bytes,
             seed: u64::from_le_bytes(seed),
         };
         let engine = Engine::new(now, tuning);
@@ -259,6 +267,9 @@ impl Volume {
             unticketed: VecDeque::new(),
             actions: VecDeque::with_capacity(64),
             dirty_links: PathSet::EMPTY,
+            content_waits: PathSet::EMPTY,
+            content_open: false,
+            written: SmallVec::new(),
             dirty_clients: Vec::with_capacity(16),
             payload_held: 0,
             blocked: VecDeque::new(),
@@ -294,6 +305,7 @@ impl Volume {
         assert_eq!(index.get(), self.links.len(), "engine and links count together");
         self.links.push(Link::new(index, spec));
         nexus::added(self, index);
+        self.content_open = content::open(self);
         link::connect(self, index);
         Ok(index)
     }
@@ -355,12 +367,15 @@ impl Volume {
         }
     }
 
-    /// A send has completed.
-    pub fn handle_sent(&mut self, now: Instant, endpoint: Endpoint) {
+    /// A send has completed. Whether that made anything possible: then another [`Volume::finish_turn`] is due.
+    pub fn handle_sent(&mut self, now: Instant, endpoint: Endpoint) -> bool {
         match endpoint {
             // A session makes the data of long writes as it is sent: it is asked for more when the
             // driver takes the next send.
-            Endpoint::Path(path) => self.links[path.get()].taken_at = now,
+            Endpoint::Path(path) => {
+                self.links[path.get()].taken_at = now;
+                false
+            }
             Endpoint::Client(client) => clients::sent(self, now, client),
         }
     }

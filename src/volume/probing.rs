@@ -2,7 +2,7 @@
 
 use super::link::{self, Link, PROBE, Phase, Retry, Then, where_};
 use super::probe::{self, Probe};
-use super::{Level, Volume, clients, health, transfer};
+use super::{Level, Volume, clients, content, health, transfer};
 use crate::base::{Duration, Instant};
 use crate::path::identity::LogicalUnit;
 use crate::path::verdict::{Actions, Outcome};
@@ -17,9 +17,17 @@ const WINDOW_WAIT: Duration = Duration::from_millis(20);
 /// A question that has no answer for so long ends the session: the command is lost, or the unit hangs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What is being asked.
+pub(super) enum Asking {
+    /// What the unit is.
+    Unit(Box<Probe>),
+    /// Whether it shows what the other paths show.
+    Content(Box<content::Comparing>),
+}
+
 /// A probe on its way.
 pub(super) struct Probing {
-    probe: Probe,
+    asking: Asking,
     /// Ask at this time.
     resume: Option<Instant>,
     /// The command that is out.
@@ -36,6 +44,14 @@ impl Probing {
         self.asked
     }
 
+    /// The comparison of content, once it has come to that.
+    pub(super) fn comparing(&mut self) -> Option<&mut content::Comparing> {
+        match &mut self.asking {
+            Asking::Content(comparing) => Some(comparing),
+            Asking::Unit(_) => None,
+        }
+    }
+
     pub(super) fn deadline(&self) -> Instant {
         self.resume.unwrap_or(Instant::MAX).min(self.progress + ANSWER_TIMEOUT)
     }
@@ -44,8 +60,8 @@ impl Probing {
 /// Reads identity, capacity and readiness; the path carries I/O only after that.
 pub(super) fn begin(v: &mut Volume, now: Instant, path: PathIndex) {
     let link = &mut v.links[path.get()];
-    let probe = Probe::new(link.spec.lun);
-    let probing = Probing { probe, resume: None, asked: None, progress: now, again: false };
+    let asking = Asking::Unit(Box::new(Probe::new(link.spec.lun)));
+    let probing = Probing { asking, resume: None, asked: None, progress: now, again: false };
     link.phase = Phase::Probing(Box::new(probing));
     step(v, now, path);
 }
@@ -98,10 +114,14 @@ pub(super) fn answered(
         begin(v, now, path);
         return;
     }
+    let Asking::Unit(probe) = &mut probing.asking else {
+        content::answered(v, now, path, completion);
+        return;
+    };
     let Completion { response, status, sense, data, .. } = completion;
     // A short answer is normal for a probe; the parsers look at the length.
     let outcome = Outcome::new(response, status, sense.as_deref(), false);
-    probing.probe.handle(&outcome, &data.to_vec());
+    probe.handle(&outcome, &data.to_vec());
     step(v, now, path);
 }
 
@@ -123,21 +143,22 @@ fn step(v: &mut Volume, now: Instant, path: PathIndex) {
         probing.resume = Some(now + WINDOW_WAIT);
         return;
     }
-    match probing.probe.next() {
+    let Asking::Unit(probe) = &mut probing.asking else {
+        content::step(v, now, path);
+        return;
+    };
+    match probe.next() {
         probe::Step::Command { lun, cdb, read_len } => {
             let data =
                 if read_len > 0 { Direction::Read { len: read_len } } else { Direction::None };
-            let submitted = session.submit(now, Command { token: PROBE, lun, cdb, data });
-            probing.asked = submitted.ok();
-            assert!(probing.asked.is_some(), "a session with room takes a command");
-            v.mark_link(path);
+            ask(v, now, path, Command { token: PROBE, lun, cdb, data });
         }
         probe::Step::Wait(time) => {
             probing.resume = Some(now + time);
             probing.progress = now + time;
         }
         probe::Step::Ready(unit) => {
-            if probing.probe.attentions().contains(Actions::EARLIER_LOST) {
+            if probe.attentions().contains(Actions::EARLIER_LOST) {
                 v.shared.set_earlier_lost();
             }
             admit(v, now, path, *unit);
@@ -157,6 +178,24 @@ fn step(v: &mut Volume, now: Instant, path: PathIndex) {
     }
 }
 
+/// Sends the one command that is out over a path in question.
+pub(super) fn ask(v: &mut Volume, now: Instant, path: PathIndex, command: Command) {
+    let Link { phase: Phase::Probing(probing), session, .. } = &mut v.links[path.get()] else {
+        unreachable!("only a path that is probed is asked");
+    };
+    let session = session.as_mut().expect("probing needs a session");
+    probing.asked = session.submit(now, command).ok();
+    assert!(probing.asked.is_some(), "a session with room takes a command");
+    v.mark_link(path);
+}
+
+/// Goes on at this time.
+pub(super) fn wait(v: &mut Volume, path: PathIndex, at: Instant) {
+    let Phase::Probing(probing) = &mut v.links[path.get()].phase else { return };
+    probing.resume = Some(at);
+    probing.progress = at;
+}
+
 /// The unit behind the path is known: is it the device's?
 fn admit(v: &mut Volume, now: Instant, path: PathIndex, found: LogicalUnit) {
     let wwid = found.wwid().unwrap_or("none").to_owned();
@@ -173,14 +212,33 @@ fn admit(v: &mut Volume, now: Instant, path: PathIndex, found: LogicalUnit) {
     };
     v.links[path.get()].rechecking = false;
     match admitted {
-        Ok(unit) => in_service(v, now, path, found, unit),
-        Err(why) => {
-            v.engine.transition(now, path, State::Mismatched, &why);
-            v.notice(now, Level::Error, Some(path), State::Mismatched.name(), &why);
-            v.links[path.get()].mismatched_until = Some(now + MISMATCH_RETRY);
-            link::give_up(v, now, path, Then::Reconnect);
+        Ok(unit) => {
+            let Some(comparing) = content::needed(v, path, &found) else {
+                in_service(v, now, path, found, unit);
+                return;
+            };
+            let Phase::Probing(probing) = &mut v.links[path.get()].phase else {
+                unreachable!("a path is admitted out of its probe");
+            };
+            probing.asking = Asking::Content(Box::new(comparing));
+            step(v, now, path);
         }
+        Err(why) => mismatch(v, now, path, &why),
     }
+}
+
+/// It is another unit: never used, and looked at again after a while.
+pub(super) fn mismatch(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
+    v.engine.transition(now, path, State::Mismatched, why);
+    v.notice(now, Level::Error, Some(path), State::Mismatched.name(), why);
+    v.links[path.get()].mismatched_until = Some(now + MISMATCH_RETRY);
+    link::give_up(v, now, path, Then::Reconnect);
+}
+
+/// Its content is the device's.
+pub(super) fn compared(v: &mut Volume, now: Instant, path: PathIndex, found: LogicalUnit) {
+    let unit = v.shared.unit().expect("what was admitted is known");
+    in_service(v, now, path, found, unit);
 }
 
 fn in_service(
@@ -193,6 +251,7 @@ fn in_service(
     let protected = |unit: &Option<Arc<LogicalUnit>>| unit.as_ref().map(|u| u.read_only());
     let before = protected(&v.unit);
     v.unit = Some(unit);
+    v.content_open = content::open(v);
     let after = protected(&v.unit);
     v.transfer_step = v.transfer_step.min(transfer::step(&found));
     let link = &mut v.links[path.get()];

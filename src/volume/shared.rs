@@ -6,7 +6,7 @@ use super::resets::Resets;
 use crate::base::Instant;
 use crate::limits::PATHS_PER_DEVICE_MAX;
 use crate::path::identity::{LogicalUnit, Mismatch, compare, compare_again};
-use crate::path::{Ledger, Owner, PathIndex, Settled, TicketId};
+use crate::path::{Ledger, Owner, PathIndex, PathSet, Settled, TicketId};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -38,6 +38,8 @@ pub struct Shared {
     records: bool,
     /// The unit, and the path that showed it first.
     unit: Mutex<Option<(Arc<LogicalUnit>, PathIndex)>>,
+    /// Paths whose content was found to be the device's.
+    content: Mutex<PathSet>,
     acknowledged: [AtomicU64; PATHS_PER_DEVICE_MAX],
     flushed: [AtomicU64; PATHS_PER_DEVICE_MAX],
     /// Grants and settlements on their way to their lane.
@@ -60,6 +62,7 @@ impl Shared {
             inheritance: Inheritance::none(),
             records: false,
             unit: Mutex::new(None),
+            content: Mutex::new(PathSet::EMPTY),
             acknowledged: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
             flushed: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
             outcomes: Mutex::new(Outcomes::default()),
@@ -187,6 +190,34 @@ impl Shared {
         }
         *known = expected;
         Ok(known.clone())
+    }
+
+    /// Paths whose content was found to be the device's.
+    #[must_use]
+    pub fn content_proven(&self) -> PathSet {
+        *self.content()
+    }
+
+    /// The same; if there is none, `path` is what the others are compared with from now on.
+    #[must_use]
+    pub fn content_first(&self, path: PathIndex) -> PathSet {
+        let mut content = self.content();
+        *content = content.or_else(PathSet::only(path));
+        *content
+    }
+
+    /// Only `path` counts from now on: nobody has seen what the others show.
+    pub fn content_restart(&self, path: PathIndex) {
+        *self.content() = PathSet::only(path);
+    }
+
+    /// The content over `path` is the device's.
+    pub fn set_content_proven(&self, path: PathIndex) {
+        self.content().insert(path);
+    }
+
+    fn content(&self) -> MutexGuard<'_, PathSet> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An answered write was lost: the next flush has to say so.

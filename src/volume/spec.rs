@@ -37,7 +37,7 @@ pub struct PathSpec {
     pub data_digest: Digest,
     /// Addresses (besides configured portals) that a redirect may lead to.
     pub redirect_allow: Arc<[SocketAddr]>,
-    /// Weight for weighted policies; 1 by default.
+    /// Weight, 0 to [`WEIGHT_MAX`](crate::path::WEIGHT_MAX); 1 by default.
     pub weight: u32,
     /// Administratively preferred (`prefer = "a:ha1"`).
     pub preferred: bool,
@@ -176,7 +176,7 @@ pub struct DeviceSpec {
     pub initiator_name: String,
     /// Refuse anything else than this WWID (`naa.…`).
     pub wwid: Option<String>,
-    /// First policy, as a canonical name.
+    /// First policy.
     pub policy: crate::path::Policy,
     /// Never write, whatever the LUN allows.
     pub read_only: bool,

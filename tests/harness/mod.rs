@@ -11,8 +11,11 @@
 
 pub mod daemon;
 pub mod embedded;
+pub mod forwarder;
 pub mod nbd;
 pub mod netns;
+pub mod network;
+pub mod nexus;
 pub mod process;
 pub mod tgtd;
 

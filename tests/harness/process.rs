@@ -123,6 +123,14 @@ impl Process {
         }
     }
 
+    /// Panics, with what it wrote, if it has ended badly.
+    #[track_caller]
+    pub fn assert_running_or_done(&mut self) {
+        if let Some(status) = self.child.try_wait().unwrap() {
+            assert!(status.success(), "{} ended with {status}:\n{}", self.what, self.output());
+        }
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn wait_for_exit(&mut self, limit: Duration) -> ExitStatus {

@@ -8,8 +8,13 @@
 use super::netns::NetNs;
 use super::process::{Process, command, finish};
 use super::{Scratch, free_port, wait_for};
+use nix::sys::ptrace;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Target names of a pair's nodes.
@@ -109,6 +114,13 @@ impl<'a> Tgtd<'a> {
         self.process.as_ref().expect("tgtd is running").signal(Signal::SIGCONT);
     }
 
+    /// Stops the threads that read and write the backing file, and nothing else: the target goes on answering
+    /// logins, pings and TEST UNIT READY while its disk hangs. Dropping the result lets them go on.
+    #[track_caller]
+    pub fn hang_disk(&self) -> HungDisk {
+        HungDisk::new(self.process.as_ref().expect("tgtd is running").pid())
+    }
+
     /// Runs `tgtadm` against this node and gives its exit code.
     pub fn administer(&self, arguments: &[&str]) -> Option<i32> {
         let control = self.control.to_string();
@@ -117,6 +129,51 @@ impl<'a> Tgtd<'a> {
         words.extend(arguments.iter().map(|&argument| argument.to_owned()));
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         finish(None, "env", &words).code
+    }
+}
+
+/// A process whose threads, but for the first, are stopped.
+pub struct HungDisk {
+    release: Option<Sender<()>>,
+    tracer: Option<JoinHandle<()>>,
+}
+
+impl HungDisk {
+    fn new(process: u32) -> HungDisk {
+        let tasks = format!("/proc/{process}/task");
+        let threads: Vec<Pid> = std::fs::read_dir(&tasks)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap().parse().unwrap())
+            .filter(|&thread: &i32| thread != process as i32)
+            .map(Pid::from_raw)
+            .collect();
+        assert!(!threads.is_empty(), "process {process} has one thread only");
+        let (release, released) = channel();
+        let (stopped, wait) = channel();
+        // Only the thread that has stopped another may let it go on.
+        let tracer = std::thread::spawn(move || {
+            for &thread in &threads {
+                ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+                ptrace::interrupt(thread).unwrap();
+                waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+            }
+            stopped.send(()).unwrap();
+            let _: Result<(), _> = released.recv();
+            for &thread in &threads {
+                let _ = ptrace::detach(thread, None);
+            }
+        });
+        wait.recv().expect("the disk threads stop");
+        HungDisk { release: Some(release), tracer: Some(tracer) }
+    }
+}
+
+impl Drop for HungDisk {
+    fn drop(&mut self) {
+        drop(self.release.take());
+        if let Some(tracer) = self.tracer.take() {
+            let _ = tracer.join();
+        }
     }
 }
 
@@ -150,12 +207,35 @@ impl<'a> Pair<'a> {
         portals: &[String; 2],
         content: &[u8],
     ) -> Pair<'a> {
+        Pair::start_sparse_at(scratch, netns, portals, content, content.len() as u64)
+    }
+
+    /// [`start_at`](Pair::start_at), with a file of `size` bytes that begins with `content`; the rest is a hole.
+    #[track_caller]
+    pub fn start_sparse_at(
+        scratch: &Scratch,
+        netns: [Option<&'a NetNs>; 2],
+        portals: &[String; 2],
+        content: &[u8],
+        size: u64,
+    ) -> Pair<'a> {
         let backing = scratch.file("lun.img", content);
+        std::fs::File::options().write(true).open(&backing).unwrap().set_len(size).unwrap();
         let node = |index: usize| {
             let control = index as u32 + 1;
             Tgtd::start(scratch, netns[index], control, &portals[index], TARGETS[index], &backing)
         };
-        Pair { nodes: [node(0), node(1)], size: content.len() as u64, backing: backing.clone() }
+        Pair { nodes: [node(0), node(1)], size, backing: backing.clone() }
+    }
+
+    /// Node 1 shows `content` of its own from now on, under the same identity: not one unit, but two.
+    #[track_caller]
+    pub fn split(&mut self, scratch: &Scratch, content: &[u8]) -> PathBuf {
+        let other = scratch.file("other.img", content);
+        self.nodes[1].kill();
+        self.nodes[1].backing.clone_from(&other);
+        self.nodes[1].restart();
+        other
     }
 
     /// Configuration of a device `vm0` over this pair: portals `a` and `b` from `sources`, exported on

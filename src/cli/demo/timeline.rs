@@ -1,6 +1,8 @@
 //! What was seen second by second, as lines for people and as one HTML file.
 
 use super::load::BLOCK;
+use crate::cli::html::chart::{Axis, Bar, Mark, short, stacked};
+use crate::cli::html::{escape, figure, page};
 use crate::cli::output::safe;
 use std::fmt::Write as _;
 
@@ -127,64 +129,40 @@ fn share(second: &Second, path: usize) -> Option<u64> {
 /// The whole run as one HTML file without anything outside it.
 #[must_use]
 pub fn html(title: &str, paths: &[String], seconds: &[Second], verdict: &Verdict) -> String {
-    const COLOURS: [&str; 4] = ["#2a6fb0", "#d9822b", "#5a9e4b", "#9b59b6"];
-    let most = seconds.iter().map(|s| s.requests).max().unwrap_or(1).max(1);
-    let (step, height) = (900 / seconds.len().max(1), 240);
-    let mut bars = String::new();
-    for (i, second) in seconds.iter().enumerate() {
-        let carried: u64 = second.paths.iter().sum::<u64>().max(1);
-        let whole = second.requests * height / most;
-        let mut y = height;
-        for (p, part) in second.paths.iter().enumerate() {
-            let h = whole * part / carried;
-            y -= h;
-            let _ = writeln!(
-                bars,
-                "<rect x='{}' y='{y}' width='{}' height='{h}' fill='{}'><title>{} s: {} requests/s, {} {} %</title></rect>",
-                i * step,
-                step.saturating_sub(2).max(1),
-                COLOURS[p % COLOURS.len()],
-                second.at,
-                second.requests,
-                escape(&paths[p]),
-                share(second, p).unwrap_or(0)
-            );
+    let most = seconds.iter().map(|s| s.requests).max().unwrap_or(0);
+    let x = Axis::seconds(seconds.last().map_or(1.0, |second| second.at as f64));
+    let y = Axis::linear("requests/s", most as f64, short);
+    let bar = |second: &Second| {
+        let carried = second.paths.iter().sum::<u64>().max(1) as f64;
+        let part = |carried_here: &u64| second.requests as f64 * *carried_here as f64 / carried;
+        let shares = paths
+            .iter()
+            .enumerate()
+            .map(|(index, path)| format!("{path} {} %", share(second, index).unwrap_or(0)));
+        let shares = shares.collect::<Vec<_>>().join(", ");
+        Bar {
+            from: second.at as f64 - 1.0,
+            to: second.at as f64,
+            parts: second.paths.iter().map(part).collect(),
+            text: format!("{} s: {} requests/s, {shares}", second.at, second.requests),
         }
-        if !second.events.is_empty() {
-            let _ = writeln!(
-                bars,
-                "<line x1='{x}' x2='{x}' y1='0' y2='{height}' stroke='#b00020' stroke-dasharray='4 3'/>",
-                x = i * step
-            );
-        }
-    }
-    let mut legend = String::new();
-    for (p, path) in paths.iter().enumerate() {
-        let _ = write!(
-            legend,
-            "<span style='color:{}'>■ {}</span> ",
-            COLOURS[p % COLOURS.len()],
-            escape(path)
-        );
-    }
-    let rows: String = seconds.iter().map(|second| escape(&line(second, paths))).collect();
-    format!(
-        "<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>\
-         <style>body{{font:15px system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}\
-         svg{{width:100%;background:#f6f6f6}}pre{{overflow-x:auto}}.good{{color:#1b7f3b}}.bad{{color:#b00020}}</style>\
-         <h1>{title}</h1><p class='{class}'><b>{verdict}</b></p>\
-         <p>Requests per second, by path: {legend} (greatest: {most}; dashed: events)</p>\
-         <svg viewBox='0 0 900 {height}' role='img' aria-label='requests per second'>{bars}</svg>\
-         <pre>{head}{rows}</pre></html>\n",
-        title = escape(title),
-        class = if verdict.good() { "good" } else { "bad" },
-        verdict = escape(verdict.text().trim_end()).replace('\n', "<br>"),
-        head = escape(&head(paths)),
-    )
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&#39;")
+    };
+    let mark = |second: &Second| {
+        let at = second.at as f64 - 0.5;
+        (!second.events.is_empty()).then(|| Mark { at, text: second.events.join("; ") })
+    };
+    let bars: Vec<Bar> = seconds.iter().map(bar).collect();
+    let marks: Vec<Mark> = seconds.iter().filter_map(mark).collect();
+    let svg = stacked("requests per second by path", &x, &y, &bars, &marks);
+    let rows: String = seconds.iter().map(|second| line(second, paths)).collect();
+    let class = if verdict.good() { "good" } else { "bad" };
+    let verdict = escape(verdict.text().trim_end()).replace('\n', "<br>");
+    let body = format!(
+        "<p class=\"{class}\"><b>{verdict}</b></p>\n{}<pre>{}</pre>\n",
+        figure("Requests per second by path; dashed: events", &svg, paths),
+        escape(&(head(paths) + &rows))
+    );
+    page(title, &body)
 }
 
 #[cfg(test)]
@@ -229,7 +207,8 @@ mod tests {
         let paths = ["a:ha1".to_owned(), "b:ha1partner".to_owned()];
         let html = html("mpio demo", &paths, &[second()], &Verdict::default());
         assert!(html.contains("&lt;goes&gt;") && !html.contains("<goes>"));
-        assert!(!html.contains("http://") && !html.contains("https://"));
+        assert!(!html.contains("http:") && !html.contains("https:"));
+        assert!(html.contains("4 s: 25600 requests/s, a:ha1 1 %, b:ha1partner 100 %"), "{html}");
         assert!(html.contains("FAILED"));
     }
 }

@@ -6,7 +6,7 @@ use super::values::{self, Address, Export, ISCSI_PORT, Wrong};
 use super::{Config, ConfigError, Device, Portal, Target, Warning, check, secret};
 use crate::base::Duration;
 use crate::limits;
-use crate::path::{AVAILABLE, Policy};
+use crate::path::{AVAILABLE, Policy, WEIGHT_MAX};
 use crate::volume::spec::{Digest, Failback, FenceMode, Tunables};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -23,8 +23,6 @@ const LANES_MAX: u64 = 64;
 pub const BUFFER_MEMORY_MIN: u64 = limits::NBD_PAYLOAD_MAX as u64 + 2 * limits::RECV_BUFFER as u64;
 /// Most payload memory per lane.
 const BUFFER_MEMORY_MAX: u64 = 64 << 30;
-/// Weights stay small, so that shares stay exact over a short window.
-const WEIGHT_MAX: u64 = 100;
 
 /// Parses `text`; `file` is its name in messages, `base` the directory of relative secret files.
 ///
@@ -239,7 +237,7 @@ pub fn policies(meant: &str) -> String {
 }
 
 fn weights(section: Section<'_>) -> Vec<(String, u32)> {
-    let entries = section.entries(|_, value| number(value, &(1..=WEIGHT_MAX)));
+    let entries = section.entries(|_, value| number(value, &(0..=WEIGHT_MAX.into())));
     entries.into_iter().map(|(path, weight)| (path, weight.value as u32)).collect()
 }
 

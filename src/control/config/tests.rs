@@ -73,7 +73,7 @@ fn every_key_is_read() {
         r#"policy = "LQD"
 wwid = "naa.60003ff44dc75adc"
 prefer = "a:ha1"
-weights = { "a:ha1" = 3, "b:ha1partner" = 1 }
+weights = { "a:ha1" = 3, "b:ha1partner" = 0 }
 failback = "30s"
 fence = "overlap"
 fence_timeout = "never"
@@ -103,7 +103,7 @@ socket_mode = "0660""#,
     let d = &config.devices[0];
     let t = &d.tunables;
     assert_eq!(d.policy, Policy::LeastQueueDepth);
-    assert_eq!(d.weights, [("a:ha1".to_owned(), 3), ("b:ha1partner".to_owned(), 1)]);
+    assert_eq!(d.weights, [("a:ha1".to_owned(), 3), ("b:ha1partner".to_owned(), 0)]);
     assert_eq!(t.failback, Failback::After(Duration::from_secs(30)));
     assert_eq!((t.fence, t.fence_timeout), (FenceMode::Overlap, Duration::MAX));
     assert!(t.shared && t.fence_reset && t.trust_identity && d.read_only);
@@ -244,8 +244,8 @@ fn values_of_the_wrong_type() {
             "m.toml:19: read_only: \"yes\" is a string; try: true or false",
         ),
         (
-            device("policy = \"LB\""),
-            "m.toml:19: policy: least-bytes is not available in this version; try: failover, round-robin, least-queue-depth",
+            device("policy = \"least-byte\""),
+            "m.toml:19: policy: \"least-byte\" is not a policy; try: least-bytes",
         ),
         (device("policy = 3"), "m.toml:19: policy: 3 is a number; try: a string in quotes"),
         (
@@ -261,8 +261,8 @@ fn values_of_the_wrong_type() {
             "m.toml:19: weights: \"a\" is a string; try: a table in braces",
         ),
         (
-            device("weights = { \"a:ha1\" = 0 }"),
-            "m.toml:19: weights: 0 is out of range; try: a whole number from 1 to 100",
+            device("weights = { \"a:ha1\" = 101 }"),
+            "m.toml:19: weights: 101 is out of range; try: a whole number from 0 to 100",
         ),
         (portal("chap = 1"), "m.toml:13: chap: 1 is a number; try: a table in braces"),
     ];

@@ -10,7 +10,7 @@ use crate::control::config::build;
 use crate::control::config::document::suggest;
 use crate::control::server::Handler;
 use crate::lane;
-use crate::path::Policy;
+use crate::path::{Policy, WEIGHT_MAX};
 use crate::volume::admin::Snapshot;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -89,6 +89,11 @@ impl Admin {
             .transpose()?;
         for path in weights.keys().chain(&prefer) {
             self.known_path(index, path)?;
+        }
+        if let Some((path, weight)) = weights.iter().find(|(_, weight)| **weight > WEIGHT_MAX) {
+            let why = format!("{weight} is out of range");
+            return Err(Error::new(ErrorKind::Invalid, format!("weight of {path}"), why)
+                .hint(format!("a whole number from 0 to {WEIGHT_MAX}")));
         }
         let mut first: Option<Policy> = None;
         for lane in 0..self.shared.lane_count(index) {

@@ -84,8 +84,8 @@ fn path(path: &PathSnapshot) -> PathStatus {
         lun: values::lun_number(path.lun),
         state: path_state(path.state),
         reason: reason(path),
-        alua: None,
-        group: u32::from(path.negotiated.as_ref().and_then(|n| n.portal_group).unwrap_or(0)),
+        alua: path.access.map(|access| access.state.to_string()),
+        group: group(path),
         weight: path.weight,
         in_flight: u64::from(path.in_flight),
         reads: path.stats.reads,
@@ -104,6 +104,12 @@ fn path(path: &PathSnapshot) -> PathStatus {
         }),
         latency_us: latency(&path.stats),
     }
+}
+
+/// The target port group; of storage without ALUA, the portal group.
+fn group(path: &PathSnapshot) -> u32 {
+    let portal_group = || path.negotiated.as_ref().and_then(|n| n.portal_group);
+    path.access.map(|access| access.group).or_else(portal_group).unwrap_or(0).into()
 }
 
 /// Why a path is not in use; an active one needs no reason.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::api::{Answer, Command, DeviceState, Outcome, PathAction, PathState, Request};
 use crate::control::config::{Address, Device, Export, Portal, Target};
+use crate::path::AVAILABLE;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -115,7 +116,19 @@ fn a_static_portal_gives_paths_and_commands_reach_the_lane() {
             assert_eq!(status.policy, "least-queue-depth");
             assert_eq!(
                 refusal(control, policy("LQX", None)),
-                "policy LQX: \"LQX\" is not a policy; try: failover, round-robin, least-queue-depth"
+                format!("policy LQX: \"LQX\" is not a policy; try: {AVAILABLE}")
+            );
+            let weigh = |weight| Command::Policy {
+                device: "vm0".into(),
+                policy: Some("WP".into()),
+                weights: [("a:ha1".to_owned(), weight)].into(),
+                prefer: None,
+            };
+            let Outcome::Policy(status) = ask(control, weigh(0)) else { panic!("a policy") };
+            assert_eq!((status.policy.as_str(), status.weights["a:ha1"]), ("weighted-paths", 0));
+            assert_eq!(
+                refusal(control, weigh(101)),
+                "weight of a:ha1: 101 is out of range; try: a whole number from 0 to 100"
             );
             assert_eq!(
                 refusal(control, policy("RR", Some("a:ha3"))),

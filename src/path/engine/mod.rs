@@ -16,12 +16,13 @@ mod tests;
 
 pub use report::{DeviceHealth, Tally};
 
+use super::access::Tiers;
 use super::backoff::{Backoff, Failure};
 use super::events::{Events, Stamp, WallClock, What};
 use super::failover::Failover;
 use super::health::{Patience, Trust};
-use super::select::{Burst, Selector};
-use super::{Ended, Failback, Op, PathIndex, PathSet, Policy, State};
+use super::select::{Ask, Burst, Selector};
+use super::{Access, Ended, Failback, Op, PathIndex, PathSet, Policy, State};
 use crate::base::{Duration, Instant};
 use crate::limits::PATHS_PER_DEVICE_MAX;
 use crate::stats::IoStats;
@@ -35,6 +36,8 @@ pub struct Tuning {
     pub failback: Failback,
     /// How long a choice may stay on one path within a batch.
     pub burst: Burst,
+    /// `least-bytes`: for how many bytes a sequential stream stays on its path; 0 for never.
+    pub sticky_bytes: u64,
     /// Seed of the back-off's jitter: different for each device, the same in each replay.
     pub seed: u64,
 }
@@ -44,7 +47,8 @@ pub struct Tuning {
 pub struct PathInfo {
     /// `PORTAL:TAIL`.
     pub name: String,
-    /// For weighted policies; 1 by default.
+    /// For the policies that [use weights](Policy::uses_weights): 0 to [`WEIGHT_MAX`](super::WEIGHT_MAX),
+    /// 1 by default, 0 to stand by.
     pub weight: u32,
     /// Administratively preferred.
     pub preferred: bool,
@@ -69,6 +73,7 @@ pub enum Deadline {
 #[derive(Debug)]
 struct Path {
     info: PathInfo,
+    access: Option<Access>,
     state: State,
     since: Instant,
     reason: String,
@@ -90,6 +95,9 @@ pub struct Engine {
     suspect: PathSet,
     /// Paths whose session has no room for another command.
     full: PathSet,
+    /// Paths of weight 0.
+    standing_by: PathSet,
+    tiers: Tiers,
     trust: Trust,
     selector: Selector,
     failover: Failover,
@@ -110,8 +118,10 @@ impl Engine {
             active: PathSet::EMPTY,
             suspect: PathSet::EMPTY,
             full: PathSet::EMPTY,
+            standing_by: PathSet::EMPTY,
+            tiers: Tiers::new(),
             trust: Trust::new(),
-            selector: Selector::new(tuning.burst),
+            selector: Selector::new(tuning.policy, tuning.burst, tuning.sticky_bytes),
             failover: Failover::new(tuning.failback),
             down_since: Some(now),
             events: Events::new(),
@@ -130,8 +140,11 @@ impl Engine {
         }
         let path = PathIndex::new(index);
         self.failover.set_rank(path, info.preferred, info.order);
+        self.selector.set_weight(path, info.weight);
+        self.standing_by.set(path, info.weight == 0);
         self.paths.push(Path {
             info,
+            access: None,
             state: State::Connecting,
             since: now,
             reason: String::new(),
@@ -152,39 +165,66 @@ impl Engine {
         self.selector.begin_batch();
     }
 
-    /// The path for the next command of `bytes` bytes: usable, with room, and not in `exclude`. `None`:
-    /// it has to wait, for room if [`usable`](Engine::usable) minus `exclude` has paths, else for a path.
+    /// The path for the next command of `bytes` bytes, wherever on the device: usable, with room, and not in
+    /// `exclude`. `None`: it has to wait, for room if [`usable`](Engine::usable) minus `exclude` has paths,
+    /// else for a path.
     ///
     /// The choice counts as used: follow it by [`started`](Engine::started).
     pub fn choose(&mut self, op: Op, bytes: u32, exclude: PathSet) -> Option<PathIndex> {
-        self.choose_among(op, bytes, self.usable().minus(exclude))
+        self.choose_among(Ask { op, bytes, at: None }, self.usable().minus(exclude))
     }
 
     /// The same among `candidates`, whatever their state: for a retry that may use suspect paths although
     /// active ones are there.
-    pub fn choose_among(&mut self, op: Op, bytes: u32, candidates: PathSet) -> Option<PathIndex> {
-        let candidates = candidates.minus(self.trust.avoid(op)).or_else(candidates);
-        match self.policy {
-            Policy::Failover => {
-                let serving = self.failover.serving().filter(|path| candidates.contains(*path));
-                // One path at a time: a full one is waited for.
-                let path = serving.or_else(|| self.failover.best(candidates))?;
-                (!self.full.contains(path)).then_some(path)
-            }
-            policy @ (Policy::RoundRobin | Policy::LeastQueueDepth) => {
-                self.selector.choose(policy, bytes, candidates.minus(self.full))
-            }
+    pub fn choose_among(&mut self, ask: Ask, candidates: PathSet) -> Option<PathIndex> {
+        let candidates = candidates.minus(self.trust.avoid(ask.op)).or_else(candidates);
+        if self.policy == Policy::Failover {
+            let serving = self.failover.serving().filter(|path| candidates.contains(*path));
+            // One path at a time: a full one is waited for.
+            let path = serving.or_else(|| self.failover.best(candidates))?;
+            return (!self.full.contains(path)).then_some(path);
         }
+        // Full paths of the best group are waited for too, rather than that a worse group is used.
+        self.selector.choose(ask, self.group(candidates).minus(self.full))
+    }
+
+    /// The path that would answer a copy of an `op` soonest, for a command that is in flight on `exclude`: active,
+    /// with room, trusted, and of the best access that any active path has. Follow it by
+    /// [`started`](Engine::started); no share is counted.
+    #[must_use]
+    pub fn choose_second(&self, op: Op, exclude: PathSet) -> Option<PathIndex> {
+        let best = self.tiers.best(self.active);
+        let weighted = match self.policy.uses_weights() {
+            true => best.minus(self.standing_by),
+            false => best,
+        };
+        let avoided = exclude.union(self.full).union(self.trust.avoid(op));
+        self.selector.soonest_of(op, weighted.minus(avoided))
+    }
+
+    /// Those of `paths` that the policy chooses from: the administrator's word (weight 0 stands by) comes
+    /// before the storage's (access).
+    fn group(&self, paths: PathSet) -> PathSet {
+        let weighted = match self.policy.uses_weights() {
+            true => paths.minus(self.standing_by).or_else(paths),
+            false => paths,
+        };
+        if self.policy.stays_in_best_group() { self.tiers.best(weighted) } else { weighted }
+    }
+
+    /// What [`Engine::group`] gives for an ordinary command may have changed.
+    fn regroup(&mut self) {
+        self.selector.set_members(self.group(self.usable()).minus(self.full));
     }
 
     /// A command was given to the path's session.
-    pub fn started(&mut self, path: PathIndex, op: Op) {
+    pub fn started(&mut self, path: PathIndex, op: Op, bytes: u32) {
         assert!(path.get() < self.paths.len(), "path {path} does not exist");
-        self.selector.started(path);
+        self.selector.started(path, bytes);
         self.trust.started(path, op);
     }
 
-    /// A command that was started ended after `latency`.
+    /// A command that was started, with the same `op` and `bytes`, ended after `latency`.
     pub fn finished(
         &mut self,
         path: PathIndex,
@@ -193,7 +233,7 @@ impl Engine {
         latency: Duration,
         ended: Ended,
     ) {
-        self.selector.finished(path);
+        self.selector.finished(path, op, bytes, latency, ended);
         let entry = &mut self.paths[path.get()];
         let suspect = entry.state == State::Suspect;
         self.trust.finished(path, op, ended, suspect);
@@ -208,7 +248,10 @@ impl Engine {
 
     /// Whether the path's session has room for another command. Paths begin with room.
     pub fn set_full(&mut self, path: PathIndex, full: bool) {
-        self.full.set(path, full);
+        if self.full.contains(path) != full {
+            self.full.set(path, full);
+            self.regroup();
+        }
     }
 
     /// The paths that carry I/O: the active ones; if there is none, the suspect ones.
@@ -294,10 +337,12 @@ impl Engine {
         }
         if !to.carries_io() {
             self.full.remove(path);
+            self.selector.forget(path);
         }
         let switched = self.failover.states(now, self.active, self.suspect);
         self.note_switch(now, switched);
         self.selector.restart();
+        self.regroup();
         self.down_since = match self.usable().is_empty() {
             true => self.down_since.or(Some(now)),
             false => None,
@@ -340,7 +385,8 @@ impl Engine {
         }
         let why = format!("{} -> {policy}", self.policy);
         self.policy = policy;
-        self.selector.restart();
+        self.selector.set_policy(policy);
+        self.regroup();
         self.failover.go_to_best(now);
         self.events.push(self.clock.stamp(now), None, What::Policy(policy), &why);
     }
@@ -362,9 +408,34 @@ impl Engine {
         self.note_switch(now, switched);
     }
 
-    /// Changes the weight of a path, for weighted policies.
+    /// Changes the weight of a path. Shares count from here.
+    ///
+    /// # Panics
+    /// Above [`WEIGHT_MAX`](super::WEIGHT_MAX): the caller's bug.
     pub fn set_weight(&mut self, path: PathIndex, weight: u32) {
         self.paths[path.get()].info.weight = weight;
+        self.standing_by.set(path, weight == 0);
+        self.selector.set_weight(path, weight);
+        self.regroup();
+    }
+
+    /// What the storage says about its access to the unit by this path; `None` without ALUA. It ranks the
+    /// path among those that are used; whether the path is used is its state.
+    pub fn set_access(&mut self, now: Instant, path: PathIndex, access: Option<Access>) {
+        if self.paths[path.get()].access == access {
+            return;
+        }
+        self.paths[path.get()].access = access;
+        self.tiers.set(path, access);
+        let switched = self.failover.set_access(now, path, access);
+        self.note_switch(now, switched);
+        self.selector.restart();
+        self.regroup();
+    }
+
+    /// Changes for how many bytes a sequential stream stays on its path under `least-bytes`; 0 for never.
+    pub fn set_sticky_bytes(&mut self, bytes: u64) {
+        self.selector.set_sticky_bytes(bytes);
     }
 
     /// Sets the pair of clock readings that events are dated by.

@@ -3,7 +3,7 @@
 
 use super::{Engine, PathInfo};
 use crate::base::{Duration, Instant};
-use crate::path::{Events, PathIndex, PathSet, Policy, State};
+use crate::path::{Access, Events, PathIndex, PathSet, Policy, State};
 use crate::stats::IoStats;
 
 /// How many paths are in each state.
@@ -59,6 +59,12 @@ impl Engine {
     #[must_use]
     pub fn info(&self, path: PathIndex) -> &PathInfo {
         &self.paths[path.get()].info
+    }
+
+    /// What the storage says about a path; `None` without ALUA.
+    #[must_use]
+    pub fn access(&self, path: PathIndex) -> Option<Access> {
+        self.paths[path.get()].access
     }
 
     /// State of a path.

@@ -4,8 +4,9 @@ use super::*;
 use crate::path::WallClock;
 use proptest::prelude::*;
 
+const READ: Ask = Ask { op: Op::Read, bytes: 512, at: None };
 const NOW: Instant = Instant::from_millis(1000);
-const POLICIES: [Policy; 3] = Policy::ALL;
+const POLICIES: [Policy; 7] = Policy::ALL;
 
 fn info(n: usize) -> PathInfo {
     PathInfo { name: format!("p:{n}"), weight: 1, preferred: false, order: n as u32 }
@@ -129,7 +130,7 @@ fn suspect_paths_carry_i_o_only_when_nothing_is_active() {
         assert!(e.choose(Op::Write, 512, PathSet::EMPTY).is_some());
         e.transition(NOW, p(2), State::Active, "answered");
         assert_eq!(e.usable(), set(&[2]));
-        assert_eq!(e.choose_among(Op::Read, 512, set(&[0])), Some(p(0)), "a retry may insist");
+        assert_eq!(e.choose_among(READ, set(&[0])), Some(p(0)), "a retry may insist");
     }
 }
 
@@ -240,7 +241,7 @@ fn a_path_from_suspicion_gets_reads_then_one_write_then_all() {
     let next = |e: &mut Engine, op| {
         e.begin_batch();
         let path = e.choose(op, 512, PathSet::EMPTY).expect("a path");
-        e.started(path, op);
+        e.started(path, op, 512);
         path
     };
     let ms = Duration::from_millis(1);
@@ -341,7 +342,7 @@ proptest! {
                         match e.choose(op, 4096, exclude) {
                             Some(path) => {
                                 prop_assert!(allowed.contains(path) && !full.contains(path));
-                                e.started(path, op);
+                                e.started(path, op, 4096);
                                 flying.push((path, op));
                             }
                             None => {
@@ -400,7 +401,7 @@ proptest! {
             e.begin_batch();
             for _ in 0..*len {
                 prop_assert_eq!(e.choose(Op::Read, 4096, PathSet::EMPTY), Some(p(0)));
-                e.started(p(0), Op::Read);
+                e.started(p(0), Op::Read, 4096);
             }
         }
         e.set_policy(NOW, Policy::RoundRobin);

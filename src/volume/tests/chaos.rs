@@ -45,7 +45,6 @@ fn run(seed: u64, fence: FenceMode, steps: u64) -> Result<(), String> {
         node.reinstatement_aborts = dice.roll(2) == 0;
         node.abilities.fua = dice.roll(2) == 0;
     }
-    let policies = [Policy::RoundRobin, Policy::LeastQueueDepth, Policy::Failover];
     let tunables = Tunables {
         fence,
         fence_timeout: Duration::MAX,
@@ -53,7 +52,7 @@ fn run(seed: u64, fence: FenceMode, steps: u64) -> Result<(), String> {
         ..Tunables::default()
     };
     let portals = if dice.roll(2) == 0 { vec![0, 1] } else { vec![0, 1, 0] };
-    let policy = policies[dice.roll(3) as usize];
+    let policy = Policy::ALL[dice.roll(Policy::ALL.len() as u64) as usize];
     let lanes = 1 + dice.roll(2) as u16;
     let mut w = World::new(Setup { pair, tunables, policy, portals, lanes, ..Setup::default() });
     w.segment = [700, 4096, 65_536][dice.roll(3) as usize];

@@ -54,6 +54,7 @@ fn silence_is_found_by_nop_out_and_io_goes_elsewhere() {
         w.answer(c, token).expect("no error");
     }
     assert!(w.now - from < Duration::from_millis(1200), "{:?}", w.now - from);
+    w.until_state(0, State::Failed);
     assert!(w.log.iter().any(|n| n.what == "failed" && n.why.contains("1s")), "{}", w.story());
     w.portals[0].net = Net::Works;
     w.until_active();
@@ -246,28 +247,6 @@ fn a_go_waits_for_the_first_path_for_a_bounded_time() {
     let waited = w.until("refused", |w| w.peers[c].1.ended.is_some());
     assert!(waited >= Duration::from_secs(10) && waited < Duration::from_secs(11), "{waited:?}");
     w.vanish(c);
-    w.finish();
-}
-
-/// A unit that hangs behind a session that answers pings.
-#[test]
-fn a_hung_unit_is_left_after_command_timeout() {
-    let mut w = World::new(Setup::default());
-    let c = w.client();
-    w.faults(0).set("hang", Rule::new(Fault::Hold).on(Commands::Medium));
-    let tokens: Vec<u64> = (0..8).map(|n| w.start_read(c, n * 4096, 4096)).collect();
-    let from = w.now;
-    for token in tokens {
-        w.answer(c, token).expect("no error");
-    }
-    let waited = w.now - from;
-    assert!(
-        waited > Duration::from_millis(1900) && waited < Duration::from_millis(2200),
-        "{waited:?}"
-    );
-    assert!(w.log.iter().any(|n| n.why.contains("hangs")), "{}", w.story());
-    w.faults(0).clear();
-    w.until_active();
     w.finish();
 }
 

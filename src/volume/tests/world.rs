@@ -35,6 +35,8 @@ pub(super) struct Setup {
     pub(super) buffer_memory: usize,
     /// Nexuses are written down.
     pub(super) records: bool,
+    /// Compare contents before a second path is used; the other tests begin with a blank unit.
+    pub(super) content_probe: bool,
 }
 
 impl Default for Setup {
@@ -51,6 +53,7 @@ impl Default for Setup {
             chap: None,
             buffer_memory: 64 << 20,
             records: false,
+            content_probe: false,
         }
     }
 }
@@ -150,7 +153,7 @@ fn volumes(
         wwid: setup.wwid.clone(),
         policy: setup.policy,
         read_only: setup.read_only,
-        tunables: setup.tunables.clone(),
+        tunables: Tunables { trust_identity: !setup.content_probe, ..setup.tunables.clone() },
         buffer_memory: setup.buffer_memory,
         lanes: setup.lanes,
     };
@@ -717,6 +720,15 @@ impl World {
         let mut out = format!("now {:?}\n", self.now);
         for (index, _) in self.portals.iter().enumerate() {
             out += &format!("path {index}: {} {}\n", self.state(index), self.reason(index));
+        }
+        for volume in &self.volumes {
+            let stages: Vec<_> = volume.requests.iter().map(|(_, r)| (r.stage, r.live)).collect();
+            let left: Vec<_> = volume
+                .stragglers
+                .iter()
+                .map(|(_, s)| (s.path, s.kind, s.started, s.overdue))
+                .collect();
+            out += &format!("requests {stages:?}\nstragglers {left:?}\n");
         }
         for notice in self.log.iter().rev().take(30).rev() {
             out +=

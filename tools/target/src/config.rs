@@ -20,6 +20,9 @@ pub struct PairConfig {
     pub backing: Backing,
     /// Whether both nodes show the same bytes. `false` gives two units that only look alike.
     pub mirrored: bool,
+    /// Memory without a byte in it. Otherwise its last block carries a label that is different for each
+    /// medium, as a disk in use has something there: a blank unit proves nothing to a multipath initiator.
+    pub blank: bool,
     /// What the journal records.
     pub journal: Scope,
     /// Records that the journal keeps.
@@ -41,6 +44,7 @@ impl Default for PairConfig {
             block_size: 512,
             backing: Backing::Memory,
             mirrored: true,
+            blank: false,
             journal: Scope::Changes,
             journal_capacity: journal::CAPACITY,
             seed: 0,

@@ -41,6 +41,9 @@ struct Arguments {
     /// File behind the unit; without it, sparse memory.
     #[arg(long)]
     file: Option<PathBuf>,
+    /// Memory without the label that its last block carries otherwise.
+    #[arg(long)]
+    blank: bool,
     /// Two units that only look alike, instead of one.
     #[arg(long)]
     not_mirrored: bool,
@@ -152,6 +155,7 @@ fn config(arguments: &Arguments) -> Result<PairConfig, String> {
         block_size: arguments.block_size,
         backing: arguments.file.clone().map_or(Backing::Memory, Backing::File),
         mirrored: !arguments.not_mirrored,
+        blank: arguments.blank,
         journal: match arguments.journal.as_str() {
             "all" => Scope::All,
             "changes" => Scope::Changes,

@@ -47,21 +47,27 @@ impl Pair {
     pub fn new(config: PairConfig) -> Result<Pair, PairError> {
         config.check()?;
         let journal = Arc::new(Journal::new(config.journal, config.journal_capacity));
-        let open = |backing: &Backing| {
-            let store = Store::open(backing, config.size).map_err(|error| {
+        let open = |backing: &Backing, name: &str| {
+            let failed = |error| {
                 let what = format!("cannot open {backing:?} with {} bytes", config.size);
                 PairError::Io { what, error }
-            })?;
+            };
+            let store = Store::open(backing, config.size).map_err(failed)?;
+            if *backing == Backing::Memory && !config.blank {
+                let label = format!("mpio-target, {name}, seed {}", config.seed);
+                let last = config.size - u64::from(config.block_size);
+                store.write(last, label.as_bytes()).map_err(failed)?;
+            }
             Ok::<_, PairError>(Arc::new(Medium { store, journal: journal.clone() }))
         };
-        let first = open(&config.backing)?;
+        let first = open(&config.backing, "first medium")?;
         let second = match &config.backing {
             _ if config.mirrored => first.clone(),
-            Backing::Memory => open(&Backing::Memory)?,
+            Backing::Memory => open(&Backing::Memory, "second medium")?,
             Backing::File(path) => {
                 let mut name = path.clone().into_os_string();
                 name.push(".b");
-                open(&Backing::File(name.into()))?
+                open(&Backing::File(name.into()), "second medium")?
             }
         };
         Ok(Pair {

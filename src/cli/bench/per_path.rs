@@ -1,0 +1,260 @@
+//! `--per-path`: the same load over each path alone and with each policy, and which is best here.
+//!
+//! The device is changed for it, through the daemon, as `mpio path` and `mpio policy` would. Whatever happens,
+//! an interrupt or an error, it is put back as it was: [`Before`] does that when it goes out of scope.
+
+use super::run::{Interrupts, Run};
+use super::target::Managed;
+use crate::api::{Command, DeviceStatus, Outcome, PathAction, PathState, PolicyStatus};
+use crate::cli::{Failure, client, output};
+use crate::path::Policy;
+use std::time::{Duration, Instant};
+
+/// How long a path may take to drain or to come back.
+const SETTLE: Duration = Duration::from_secs(30);
+/// How often it is looked at meanwhile.
+const LOOK: u16 = 50;
+
+/// What is varied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Variant {
+    /// Only this path is used.
+    Path(String),
+    /// All paths are, by this policy.
+    Policy(String),
+}
+
+impl Variant {
+    /// For people.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Variant::Path(path) => format!("{path} alone"),
+            Variant::Policy(policy) => policy.clone(),
+        }
+    }
+}
+
+/// One run of the series.
+#[derive(Debug)]
+pub struct Varied {
+    /// What was varied.
+    pub variant: Variant,
+    /// How it went.
+    pub run: Run,
+}
+
+/// The device as it was, to be put back.
+pub struct Before<'a> {
+    managed: &'a Managed,
+    policy: PolicyStatus,
+    /// Paths that were not disabled.
+    paths: Vec<String>,
+    restored: bool,
+}
+
+impl<'a> Before<'a> {
+    /// Remembers how the device is.
+    ///
+    /// # Errors
+    /// When the daemon cannot be asked, or there are fewer than two paths to compare.
+    pub fn of(managed: &'a Managed) -> Result<Before<'a>, Failure> {
+        let policy = ask_policy(managed, None, None)?;
+        let status = managed.status()?;
+        let enabled = status.paths.iter().filter(|path| path.state != PathState::Disabled);
+        let usable = status.paths.iter().filter(|path| is_usable(path.state)).count();
+        if usable < 2 {
+            return Err(Failure::failed(format!(
+                "--per-path: device {} has {usable} usable paths, there is nothing to compare; \
+                 try: mpio status {}",
+                managed.name, managed.name
+            )));
+        }
+        let paths = enabled.map(|path| path.name.clone()).collect();
+        Ok(Before { managed, policy, paths, restored: false })
+    }
+
+    /// Everything that is to be compared: usable paths, then policies.
+    ///
+    /// # Errors
+    /// When the daemon cannot be asked.
+    pub fn variants(&self) -> Result<Vec<Variant>, Failure> {
+        let status = self.managed.status()?;
+        let usable = status.paths.into_iter().filter(|path| is_usable(path.state));
+        let paths = usable.map(|path| Variant::Path(path.name));
+        let policies = Policy::ALL.iter().map(|policy| Variant::Policy(policy.name().to_owned()));
+        Ok(paths.chain(policies).collect())
+    }
+
+    /// Makes the device such that only `variant` counts.
+    ///
+    /// # Errors
+    /// When the daemon refuses, or a path does not follow within 30 s.
+    pub fn apply(&self, variant: &Variant, interrupts: &Interrupts) -> Result<(), Failure> {
+        match variant {
+            Variant::Path(alone) => {
+                // First the one that stays: the last usable path cannot be disabled.
+                self.set(std::slice::from_ref(alone), PathAction::Enable, interrupts)?;
+                let others = self.paths.iter().filter(|path| *path != alone).cloned();
+                self.set(&others.collect::<Vec<_>>(), PathAction::Disable, interrupts)
+            }
+            Variant::Policy(policy) => {
+                self.set(&self.paths, PathAction::Enable, interrupts)?;
+                ask_policy(self.managed, Some(policy.clone()), None).map(|_| ())
+            }
+        }
+    }
+
+    /// Enables or disables those of `paths` that are not so, and waits until they are.
+    fn set(
+        &self,
+        paths: &[String],
+        action: PathAction,
+        interrupts: &Interrupts,
+    ) -> Result<(), Failure> {
+        let done = |state| match action {
+            PathAction::Disable => state == PathState::Disabled,
+            PathAction::Enable | PathAction::Recheck => is_usable(state),
+        };
+        let status = self.managed.status()?;
+        for path in missing(&status, paths, done) {
+            // Enabling a path that is merely down would only restart its connection.
+            let disabled = state_of(&status, &path) == Some(PathState::Disabled);
+            if (action == PathAction::Disable) != disabled {
+                self.command(&path, action)?;
+            }
+        }
+        let until = Instant::now() + SETTLE;
+        loop {
+            let missing = missing(&self.managed.status()?, paths, done);
+            let Some(path) = missing.first() else { return Ok(()) };
+            if Instant::now() > until {
+                return Err(Failure::failed(format!(
+                    "path {path}: it did not follow `{action}` within {} s; try: mpio status {}",
+                    SETTLE.as_secs(),
+                    self.managed.name
+                )));
+            }
+            if interrupts.came(LOOK) {
+                return Err(interrupted());
+            }
+        }
+    }
+
+    fn command(&self, path: &str, action: PathAction) -> Result<(), Failure> {
+        let device = self.managed.name.clone();
+        let command = Command::Path { device, path: path.to_owned(), action, force: false };
+        match client::ask(self.managed.control.as_deref(), command)? {
+            Outcome::Done {} => Ok(()),
+            _ => Err(client::unexpected()),
+        }
+    }
+
+    /// Puts the device back as it was.
+    ///
+    /// # Errors
+    /// What the daemon refused; the rest was put back nevertheless.
+    pub fn restore(mut self) -> Result<(), Failure> {
+        self.put_back()
+    }
+
+    fn put_back(&mut self) -> Result<(), Failure> {
+        if std::mem::replace(&mut self.restored, true) {
+            return Ok(());
+        }
+        self.try_put_back().map_err(|mut failure| {
+            for why in &mut failure.messages {
+                *why = format!("device {}: not everything is as it was: {why}", self.managed.name);
+            }
+            failure.messages.push(format!(
+                "device {}: before it had policy {} and these paths enabled: {}; \
+                 try: mpio policy, mpio path",
+                self.managed.name,
+                self.policy.policy,
+                self.paths.join(" ")
+            ));
+            failure
+        })
+    }
+
+    fn try_put_back(&self) -> Result<(), Failure> {
+        let mut failed = None;
+        let now = self.managed.status()?;
+        for path in &self.paths {
+            if state_of(&now, path) == Some(PathState::Disabled) {
+                failed = self.command(path, PathAction::Enable).err().or(failed);
+            }
+        }
+        let PolicyStatus { policy, prefer, .. } = self.policy.clone();
+        failed = ask_policy(self.managed, Some(policy), prefer).err().or(failed);
+        // A path that is merely down is not ours to wait for: as long as it is not disabled any more.
+        let until = Instant::now() + SETTLE;
+        let settled = |path: &crate::api::PathStatus| {
+            !self.paths.contains(&path.name)
+                || is_usable(path.state)
+                || path.state == PathState::Failed
+        };
+        while failed.is_none()
+            && Instant::now() < until
+            && !self.managed.status()?.paths.iter().all(settled)
+        {
+            std::thread::sleep(Duration::from_millis(LOOK.into()));
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for Before<'_> {
+    fn drop(&mut self) {
+        if let Err(failure) = self.put_back() {
+            failure.messages.iter().for_each(|why| output::error(why));
+        }
+    }
+}
+
+/// How a series that was interrupted between two runs ends.
+#[must_use]
+pub fn interrupted() -> Failure {
+    Failure::failed("bench: it was interrupted; try: again")
+}
+
+fn ask_policy(
+    managed: &Managed,
+    policy: Option<String>,
+    prefer: Option<String>,
+) -> Result<PolicyStatus, Failure> {
+    let device = managed.name.clone();
+    let command = Command::Policy { device, policy, weights: Default::default(), prefer };
+    match client::ask(managed.control.as_deref(), command)? {
+        Outcome::Policy(status) => Ok(status),
+        _ => Err(client::unexpected()),
+    }
+}
+
+fn is_usable(state: PathState) -> bool {
+    matches!(state, PathState::Active | PathState::Standby | PathState::Suspect)
+}
+
+fn state_of(status: &DeviceStatus, name: &str) -> Option<PathState> {
+    status.paths.iter().find(|path| path.name == name).map(|path| path.state)
+}
+
+fn missing(
+    status: &DeviceStatus,
+    paths: &[String],
+    done: impl Fn(PathState) -> bool,
+) -> Vec<String> {
+    let not = |path: &&String| !state_of(status, path).is_some_and(&done);
+    paths.iter().filter(not).cloned().collect()
+}
+
+/// Rates closer than this are the same rate: machines are noisy.
+const SAME_RATE: f64 = 0.95;
+
+/// Which of the runs is best: the highest rate, and among those that are as fast the shortest p99.
+#[must_use]
+pub fn best<'a>(runs: impl Iterator<Item = &'a Varied> + Clone) -> Option<&'a Varied> {
+    let good = runs.filter(|varied| varied.run.fault().is_none() && varied.run.requests() > 0);
+    let top = good.clone().map(|varied| varied.run.iops()).fold(0.0, f64::max);
+    good.filter(|varied| varied.run.iops() >= top * SAME_RATE).min_by_key(|varied| varied.run.p99())
+}

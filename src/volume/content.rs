@@ -1,0 +1,236 @@
+//! The content probe of a path on its way into service: reads over it and over a path in service.
+//!
+//! Which paths need it is the device's business (all lanes): the first path that comes up is the reference,
+//! every other one is compared with one that is in service. Once found to be the same unit it is only
+//! compared again, shortly, when it comes back. See `path::content` for what is compared.
+
+use super::link::{self, Phase, where_};
+use super::probing;
+use super::{Level, Volume};
+use crate::base::{Duration, Instant};
+use crate::path::content::{Copy, Probe, Step, WRITTEN_MAX};
+use crate::path::identity::LogicalUnit;
+use crate::path::verdict::Outcome;
+use crate::path::{PathIndex, PathSet, State};
+use crate::session::{Command, Completion, Direction, Residual, TaskTag};
+use crate::wire::scsi::{Cdb, Transfer};
+
+/// Token of a read over the reference; no part has it.
+pub(super) const REFERENCE: u64 = u64::MAX - 2;
+
+/// How soon a read that could not be had is tried again, and how often the other lanes are looked at.
+const RETRY: Duration = Duration::from_millis(50);
+/// The same for a path that waits for a client's write, or for the other path's answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Two paths whose content is compared.
+pub(super) struct Comparing {
+    /// What the path has shown of itself.
+    found: Box<LogicalUnit>,
+    probe: Probe,
+    /// The read over the reference that is out.
+    asked: Option<(PathIndex, TaskTag)>,
+    reported: bool,
+}
+
+/// Whether the path has to be compared before it carries I/O, and how.
+pub(super) fn needed(v: &mut Volume, path: PathIndex, found: &LogicalUnit) -> Option<Comparing> {
+    if v.spec.tunables.trust_identity {
+        return None;
+    }
+    let proven = v.shared.content_first(path);
+    let known = proven.contains(path);
+    // One that is known has nothing to fear while there is nothing to compare it with.
+    if known && references(v, path).is_empty() {
+        return None;
+    }
+    let probe = Probe::new(found.blocks(), found.block_size(), known);
+    Some(Comparing { found: Box::new(found.clone()), probe, asked: None, reported: false })
+}
+
+/// The paths in service that are known to show the device.
+fn references(v: &Volume, path: PathIndex) -> PathSet {
+    v.engine.usable().and(v.shared.content_proven()).minus(PathSet::only(path))
+}
+
+/// Goes on as far as possible.
+pub(super) fn step(v: &mut Volume, now: Instant, path: PathIndex) {
+    let proven = v.shared.content_proven();
+    let alone = references(v, path).is_empty();
+    if alone && (proven.contains(path) || is_unused(v)) {
+        // It is known, or nobody has seen the content of the other one: this one begins.
+        if !proven.contains(path) {
+            v.shared.content_restart(path);
+        }
+        finish(v, now, path);
+        return;
+    }
+    let Some(comparing) = comparing(v, path) else { return };
+    if comparing.asked.is_some() {
+        // The path itself owes nothing while the other one is asked.
+        probing::wait(v, path, now + PATIENCE);
+        return;
+    }
+    match comparing.probe.next(now) {
+        Step::Read { copy: Copy::Reference, lba, blocks } => {
+            ask_reference(v, now, path, lba, blocks);
+        }
+        Step::Read { copy: Copy::Candidate, lba, blocks } => {
+            let command = read(v, path, lba, blocks);
+            probing::ask(v, now, path, command);
+        }
+        Step::Wait(at) => probing::wait(v, path, at),
+        // Another lane may have seen a block that a client wrote.
+        Step::Blank if proven.contains(path) => finish(v, now, path),
+        Step::Blank => blank(v, now, path),
+        Step::Same => finish(v, now, path),
+        Step::Differs(lba) => {
+            let why = format!(
+                "the content differs: block {lba} is not what the other paths show, although identity and \
+                 size are the same ({}); these are two LUNs that look alike",
+                where_(&v.links[path.get()])
+            );
+            probing::mismatch(v, now, path, &why);
+        }
+    }
+}
+
+/// No client has been told anything of this device yet, by this lane or another.
+fn is_unused(v: &Volume) -> bool {
+    v.spec.lanes == 1 && v.requests.len() == 0 && v.counters.is_unused()
+}
+
+fn comparing(v: &mut Volume, path: PathIndex) -> Option<&mut Comparing> {
+    match &mut v.links[path.get()].phase {
+        Phase::Probing(probing) => probing.comparing(),
+        _ => None,
+    }
+}
+
+fn read(v: &Volume, path: PathIndex, lba: u64, blocks: u32) -> Command {
+    let unit = v.unit.as_ref().expect("a path in service has shown the unit");
+    let transfer = Transfer::new(lba, blocks);
+    Command {
+        token: link::PROBE,
+        lun: v.links[path.get()].spec.lun,
+        cdb: Cdb::Read(transfer).to_bytes(),
+        data: Direction::Read { len: blocks * unit.block_size() },
+    }
+}
+
+fn ask_reference(v: &mut Volume, now: Instant, path: PathIndex, lba: u64, blocks: u32) {
+    let references = references(v, path);
+    if references.is_empty() {
+        v.engine.set_reason(path, "waits for a path in service to compare its content with");
+    }
+    let Some(other) = references.iter().find(|p| v.links[p.get()].room() > 0) else {
+        probing::wait(v, path, now + RETRY);
+        return;
+    };
+    let command = Command { token: REFERENCE, ..read(v, other, lba, blocks) };
+    let session = v.links[other.get()].session().expect("a path in service has a session");
+    let Ok(tag) = session.submit(now, command) else {
+        probing::wait(v, path, now + RETRY);
+        return;
+    };
+    v.mark_link(other);
+    let comparing = comparing(v, path).expect("the caller has one");
+    comparing.asked = Some((other, tag));
+    probing::wait(v, path, now + PATIENCE);
+}
+
+/// Equal and constant: only what a client writes can tell.
+fn blank(v: &mut Volume, now: Instant, path: PathIndex) {
+    let written = std::mem::take(&mut v.written);
+    let comparing = comparing(v, path).expect("the caller has one");
+    let fresh = !written.is_empty();
+    written.into_iter().for_each(|lba| comparing.probe.written(lba));
+    let reported = std::mem::replace(&mut comparing.reported, true);
+    v.content_waits.insert(path);
+    probing::wait(v, path, if fresh { now } else { now + PATIENCE });
+    v.again |= fresh;
+    if reported {
+        return;
+    }
+    let why = "the unit is blank on both paths, which proves nothing: this one is used once a block that a \
+               client has written can be read over it (trust_identity = true skips this)";
+    v.engine.set_reason(path, why);
+    v.notice(now, Level::Warn, Some(path), State::Probing.name(), why);
+}
+
+fn finish(v: &mut Volume, now: Instant, path: PathIndex) {
+    let Some(comparing) = comparing(v, path) else { return };
+    let found = comparing.found.clone();
+    v.shared.set_content_proven(path);
+    v.content_waits.remove(path);
+    probing::compared(v, now, path, *found);
+}
+
+/// The read over the path in question was answered.
+pub(super) fn answered(v: &mut Volume, now: Instant, path: PathIndex, completion: Completion) {
+    let data = good_data(completion);
+    let Some(comparing) = comparing(v, path) else { return };
+    comparing.take(now, data);
+    step(v, now, path);
+}
+
+/// What was read; `None` for a unit attention, busy, a medium error: this block tells nothing now.
+fn good_data(completion: Completion) -> Option<Vec<u8>> {
+    let Completion { response, status, sense, data, residual } = completion;
+    let short = residual != Residual::None;
+    let outcome = Outcome::new(response, status, sense.as_deref(), short);
+    (outcome == Outcome::GOOD).then(|| data.to_vec())
+}
+
+impl Comparing {
+    fn take(&mut self, now: Instant, data: Option<Vec<u8>>) {
+        match data {
+            Some(data) => self.probe.handle(now, data),
+            None => self.probe.again(now + RETRY),
+        }
+    }
+
+    /// Whether it waits for the answer over `other`, to the read `tag` if that is known.
+    fn waits_for(&self, other: PathIndex, tag: Option<TaskTag>) -> bool {
+        self.asked.is_some_and(|(path, asked)| path == other && tag.is_none_or(|tag| tag == asked))
+    }
+}
+
+/// The read over the reference was answered, or (`None`) it has ended without an answer.
+pub(super) fn reference_answered(
+    v: &mut Volume,
+    now: Instant,
+    other: PathIndex,
+    answer: Option<(TaskTag, Completion)>,
+) {
+    let tag = answer.as_ref().map(|(tag, _)| *tag);
+    let mut data = answer.and_then(|(_, completion)| good_data(completion));
+    for index in 0..v.links.len() {
+        let path = v.links[index].index;
+        let Some(comparing) = comparing(v, path).filter(|c| c.waits_for(other, tag)) else {
+            continue;
+        };
+        comparing.asked = None;
+        comparing.take(now, data.take());
+        step(v, now, path);
+    }
+}
+
+/// A client's write was acknowledged while not every path is proven: a sample that tells blank units apart.
+pub(super) fn written(v: &mut Volume, now: Instant, lba: u64) {
+    if v.written.len() < WRITTEN_MAX && !v.written.contains(&lba) {
+        v.written.push(lba);
+    }
+    for path in v.content_waits.iter() {
+        match comparing(v, path) {
+            Some(comparing) if comparing.asked.is_none() => probing::wait(v, path, now),
+            Some(_) => {}
+            None => v.content_waits.remove(path),
+        }
+    }
+}
+
+/// Whether there are paths that may have to be compared by what clients write.
+pub(super) fn open(v: &Volume) -> bool {
+    !v.spec.tunables.trust_identity && v.shared.content_proven().len() < v.links.len()
+}

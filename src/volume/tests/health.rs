@@ -1,0 +1,378 @@
+//! Paths that owe answers: suspicion, the commands that are left behind, deadlines, and how long clients wait.
+//! Every time here is virtual.
+
+use super::wire::Net;
+use super::world::{Setup, World, pattern};
+use crate::base::{Duration, Instant};
+use crate::path::{FenceMode, Policy, State};
+use crate::volume::spec::Tunables;
+use mpio_target::faults::Commands;
+use mpio_target::{Fault, Rule};
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+const WRITE_10: u8 = 0x2a;
+
+/// Requests of one block, each block used once, so many at a time.
+struct Load {
+    client: usize,
+    writes: bool,
+    next: u64,
+    open: Vec<(u64, Instant)>,
+    longest: Duration,
+    count: u64,
+}
+
+impl Load {
+    fn new(client: usize, writes: bool) -> Load {
+        let next = if writes { 1 << 14 } else { 0 };
+        Load { client, writes, next, open: Vec::new(), longest: Duration::ZERO, count: 0 }
+    }
+
+    fn start(&mut self, w: &mut World) {
+        let at = self.next % (1 << 16) * 512;
+        self.next += 1;
+        let token = match self.writes {
+            true => w.start_write(self.client, at, pattern(self.next, 512)),
+            false => w.start_read(self.client, at, 512),
+        };
+        self.open.push((token, w.now));
+    }
+
+    /// Keeps `depth` requests open for `time`, then waits for the last ones.
+    fn run(&mut self, w: &mut World, depth: usize, time: Duration) {
+        let end = w.now + time;
+        while w.now < end || !self.open.is_empty() {
+            while w.now < end && self.open.len() < depth {
+                self.start(w);
+            }
+            let (client, open) = (self.client, &self.open);
+            w.until("an answer", |w| open.iter().any(|(token, _)| w.is_done(client, *token)));
+            let done: Vec<_> = self.open.extract_if(.., |(t, _)| w.is_done(client, *t)).collect();
+            for (token, from) in done {
+                w.answer(client, token).expect("no error");
+                self.longest = self.longest.max(w.now - from);
+                self.count += 1;
+            }
+        }
+    }
+}
+
+/// A world whose paths know how long an answer takes.
+fn warm(setup: Setup) -> (World, usize) {
+    let mut w = World::new(setup);
+    let c = w.client();
+    Load::new(c, false).run(&mut w, 4, MS(20));
+    (w, c)
+}
+
+/// The longest that a request waits while `fault` strikes path 0 in the middle of a load.
+fn longest(writes: bool, fault: impl Fn(&mut World)) -> (World, Duration) {
+    let (mut w, c) = warm(Setup::default());
+    let mut load = Load::new(c, writes);
+    load.run(&mut w, 32, MS(20));
+    assert!(load.longest < MS(5), "{:?}", load.longest);
+    (0..32).for_each(|_| load.start(&mut w));
+    w.run(Duration::from_micros(50));
+    fault(&mut w);
+    load.run(&mut w, 32, MS(100));
+    let longest = load.longest;
+    (w, longest)
+}
+
+fn hang(w: &mut World) {
+    w.faults(0).set("hang", Rule::new(Fault::Hold).on(Commands::Medium));
+}
+
+fn silent(w: &mut World) {
+    w.portals[0].net = Net::Silent;
+}
+
+fn frozen(w: &mut World) {
+    w.faults(0).set("frozen", Rule::new(Fault::Freeze));
+}
+
+fn heal(mut w: World) {
+    w.faults(0).clear();
+    let now = super::world::theirs(w.now);
+    w.node(0).release(now);
+    w.portals[0].net = Net::Works;
+    w.until_active();
+    w.finish();
+}
+
+#[test]
+fn reads_of_a_silent_path_wait_less_than_100_ms() {
+    for fault in [silent, frozen] {
+        let (w, longest) = longest(false, fault);
+        assert!(longest < MS(100), "{longest:?}\n{}", w.story());
+        assert!(w.log.iter().any(|n| n.what == "suspect"), "{}", w.story());
+        heal(w);
+    }
+}
+
+#[test]
+fn writes_of_a_silent_path_wait_for_path_timeout() {
+    for fault in [silent, frozen] {
+        let (w, longest) = longest(true, fault);
+        assert!(longest > MS(900) && longest < MS(1250), "{longest:?}\n{}", w.story());
+        heal(w);
+    }
+}
+
+/// Pings are answered, and so is TEST UNIT READY.
+#[test]
+fn reads_of_a_hung_unit_wait_less_than_250_ms() {
+    let (w, longest) = longest(false, hang);
+    assert!(longest < MS(250), "{longest:?}\n{}", w.story());
+    assert_eq!((w.state(0), w.failures(0)), (State::Suspect, 0), "the session is kept");
+    heal(w);
+}
+
+#[test]
+fn writes_of_a_hung_unit_wait_for_command_timeout() {
+    let (w, longest) = longest(true, hang);
+    assert!(longest > MS(1900) && longest < MS(2500), "{longest:?}\n{}", w.story());
+    assert_eq!(w.failures(0), 0, "the session is kept");
+    heal(w);
+}
+
+fn suspected(w: &World) -> usize {
+    w.logged("suspect")
+}
+
+/// The old command stays where it is; whichever answer comes first counts.
+#[test]
+fn the_old_answer_of_a_read_wins_if_it_comes_first() {
+    let (mut w, c) = warm(Setup::default());
+    for (node, delay) in [(0, MS(60)), (1, MS(300))] {
+        let slow = Rule::new(Fault::Delay(delay, delay)).on(Commands::Reads).blocks(9, 1);
+        w.faults(node).set("slow", slow);
+    }
+    let now = w.now;
+    w.volume().set_policy(now, Some(Policy::Failover), &[], None).expect("a policy");
+    let read = w.start_read(c, 9 * 512, 512);
+    w.run_ms(40);
+    assert_eq!(w.state(0), State::Suspect, "{}", w.story());
+    w.answer(c, read).expect("read");
+    let waited = w.now - now;
+    assert!(waited >= MS(60) && waited < MS(62), "{waited:?}");
+    assert_eq!(w.state(0), State::Active, "it has answered");
+    let left = w.until("the loser's answer", |w| w.volumes[0].stragglers.len() == 0);
+    assert!(left < MS(900), "{left:?}");
+    let reads = w.volume().snapshot().stats.reads;
+    assert_eq!(w.read(c, 9 * 512, 512).expect("read").len(), 512);
+    assert_eq!(w.volume().snapshot().stats.reads, reads + 1);
+    w.faults(0).clear();
+    w.faults(1).clear();
+    w.finish();
+}
+
+/// A suspect path gets a copy of a live read, or a read of its own where it hung, and comes back by steps.
+#[test]
+fn a_suspect_path_is_asked_and_trusted_by_steps() {
+    let (mut w, c) = warm(Setup::default());
+    hang(&mut w);
+    for n in 0..8 {
+        w.start_read(c, n * 512, 512);
+    }
+    w.until_state(0, State::Suspect);
+    let hung = w.node(0).held();
+    w.run(MS(1900));
+    assert_eq!(w.node(0).held(), hung + 4, "a question every 250 ms, and not more than four open");
+    w.faults(0).clear();
+    w.run_ms(2000);
+    assert_eq!(w.state(0), State::Active, "{}", w.story());
+    assert_eq!(
+        (w.node(0).held(), w.volume().stragglers.len()),
+        (0, 0),
+        "aborted at their deadline"
+    );
+    assert_eq!(w.failures(0), 0);
+    // It has answered a question and then, still under suspicion, nothing else.
+    let before = w.executed(0, WRITE_10);
+    for n in 0..16 {
+        w.start_write(c, (100 + n) * 512, pattern(n, 512));
+    }
+    w.run_ms(1);
+    assert!(w.executed(0, WRITE_10) - before <= 1, "one write at a time");
+    Load::new(c, false).run(&mut w, 4, MS(2));
+    Load::new(c, true).run(&mut w, 8, MS(5));
+    let before = w.executed(0, WRITE_10);
+    for n in 0..16 {
+        w.start_write(c, (200 + n) * 512, pattern(n, 512));
+    }
+    w.run_ms(1);
+    assert_eq!(w.executed(0, WRITE_10) - before, 8, "fully");
+    w.finish();
+}
+
+#[test]
+fn a_copy_of_a_live_read_is_what_a_suspect_path_is_asked() {
+    let (mut w, c) = warm(Setup::default());
+    hang(&mut w);
+    for n in 0..4 {
+        w.start_read(c, n * 512, 512);
+    }
+    w.until_state(0, State::Suspect);
+    w.faults(0).clear();
+    w.faults(1).set("slow", Rule::new(Fault::Delay(MS(400), MS(400))).on(Commands::Reads));
+    let read = w.start_read(c, 77 * 512, 512);
+    let from = w.now;
+    w.answer(c, read).expect("read");
+    assert!(w.now - from < MS(260), "the copy was faster: {:?}", w.now - from);
+    assert_eq!(w.state(0), State::Active);
+    w.faults(1).clear();
+    w.finish();
+}
+
+/// ABORT TASK answered with 0 on the old session: the copy is dead, and the session was never dropped.
+#[test]
+fn a_write_past_its_deadline_is_aborted_and_repeated() {
+    let (mut w, c) = warm(Setup { policy: Policy::Failover, ..Setup::default() });
+    hang(&mut w);
+    let from = w.now;
+    let write = w.start_write(c, 0, pattern(1, 512));
+    let overlapping = w.start_write(c, 0, pattern(2, 512));
+    w.answer(c, write).expect("repeated");
+    w.answer(c, overlapping).expect("proven");
+    assert!(w.now - from < MS(2100), "{:?}", w.now - from);
+    let fences = w.volume().snapshot().fences;
+    assert_eq!((fences.proven, fences.pending, w.failures(0)), (1, 0, 0));
+    assert_eq!(w.node(0).held(), 4, "questions only");
+    assert!(w.reason(0).contains("hangs"), "{}", w.reason(0));
+    assert_eq!(w.executed(0, WRITE_10), 0);
+    heal(w);
+}
+
+/// ABORT TASK that is not answered proves nothing; the command's own status does, however late.
+#[test]
+fn a_write_that_cannot_be_aborted_stays_in_doubt_until_its_status() {
+    let (mut w, c) = warm(Setup { policy: Policy::Failover, ..Setup::default() });
+    w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute));
+    hang(&mut w);
+    let write = w.start_write(c, 0, pattern(1, 512));
+    w.answer(c, write).expect("repeated");
+    let overlapping = w.start_write(c, 0, pattern(2, 512));
+    w.run(MS(10_000));
+    assert!(!w.is_done(c, overlapping));
+    assert_eq!((w.state(0), w.failures(0)), (State::Suspect, 0), "not dropped to fence one unit");
+    w.faults(0).clear();
+    let now = super::world::theirs(w.now);
+    w.node(0).release(now);
+    w.answer(c, overlapping).expect("the old write has ended");
+    assert_eq!(w.volume().snapshot().fences.proven, 1);
+    assert_eq!(w.read(c, 0, 512).expect("read"), pattern(2, 512));
+    heal(w);
+}
+
+/// A target that has lost one command, or answers one late: the path is not thrown out again and again for it.
+#[test]
+fn one_lost_command_accuses_its_path_once() {
+    for writes in [false, true] {
+        let (mut w, c) = warm(Setup::default());
+        w.faults(0).set("lost", Rule::new(Fault::Hold).on(Commands::Medium).blocks(60_000, 1));
+        let from = w.now;
+        let (mut tokens, mut longest) = (Vec::new(), Duration::ZERO);
+        for n in 0..2 {
+            tokens.push(match writes {
+                true => w.start_write(c, 60_000 * 512, pattern(n, 512)),
+                false => w.start_read(c, 60_000 * 512, 512),
+            });
+        }
+        while tokens.iter().any(|t| !w.is_done(c, *t)) {
+            let mut load = Load::new(c, false);
+            load.run(&mut w, 2, MS(1));
+            longest = longest.max(load.longest);
+        }
+        let waited = w.now - from;
+        let most = if writes { MS(2100) } else { MS(150) };
+        assert!(waited < most && longest < MS(5), "{waited:?} {longest:?}");
+        assert!((1..=2).contains(&suspected(&w)), "{}", w.story());
+        heal(w);
+    }
+}
+
+#[test]
+fn with_no_other_path_a_suspect_one_carries_on_with_long_deadlines() {
+    let (mut w, c) = warm(Setup { portals: vec![0], ..Setup::default() });
+    hang(&mut w);
+    let read = w.start_read(c, 0, 512);
+    let write = w.start_write(c, 512, pattern(1, 512));
+    w.until_state(0, State::Suspect);
+    w.run(MS(20_000));
+    assert_eq!((w.state(0), w.failures(0)), (State::Suspect, 0));
+    w.faults(0).clear();
+    let other = w.start_read(c, 1024, 512);
+    w.answer(c, other).expect("it carries what comes");
+    let from = w.now;
+    w.answer(c, read).expect("read");
+    w.answer(c, write).expect("written");
+    let waited = w.now - from;
+    assert!(waited > MS(9_800) && waited < MS(10_200), "{waited:?}");
+    heal(w);
+}
+
+/// The other path goes while commands are outstanding here: from then on they have more time.
+#[test]
+fn a_path_that_becomes_the_last_gives_its_commands_more_time() {
+    let (mut w, c) = warm(Setup { policy: Policy::Failover, ..Setup::default() });
+    silent(&mut w);
+    let write = w.start_write(c, 0, pattern(1, 512));
+    w.run_ms(700);
+    w.portals[1].net = Net::Refuses;
+    w.node(1).reset_connections();
+    w.run_ms(3000);
+    assert_eq!((w.state(0), w.failures(0)), (State::Suspect, 0), "{}", w.story());
+    w.portals[0].net = Net::Works;
+    w.answer(c, write).expect("it was only late");
+    w.portals[1].net = Net::Works;
+    assert_eq!(w.executed(1, WRITE_10), 0);
+    heal(w);
+}
+
+/// A flush may be long: it accuses nobody before its own deadline of a minute.
+#[test]
+fn a_long_flush_is_no_silence() {
+    let (mut w, c) = warm(Setup::default());
+    w.write(c, 0, &pattern(1, 512)).expect("written");
+    for node in 0..2 {
+        w.faults(node)
+            .set("slow", Rule::new(Fault::Delay(MS(5000), MS(5000))).on(Commands::Flushes));
+    }
+    let from = w.now;
+    w.flush(c).expect("flushed");
+    assert!(w.now - from >= MS(5000));
+    assert_eq!((suspected(&w), w.failures(0) + w.failures(1)), (0, 0), "{}", w.story());
+    w.finish();
+}
+
+/// More than half of what a session takes is abandoned: it is dropped.
+#[test]
+fn a_session_full_of_abandoned_commands_is_dropped() {
+    let tunables = Tunables { queue_depth: 16, ..Tunables::default() };
+    let (mut w, c) = warm(Setup { tunables, ..Setup::default() });
+    w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute));
+    hang(&mut w);
+    let tokens: Vec<u64> = (0..32).map(|n| w.start_read(c, n * 512, 512)).collect();
+    for token in tokens {
+        w.answer(c, token).expect("read");
+    }
+    let dropped = w.until_state(0, State::Failed);
+    assert!(dropped > MS(1900) && dropped < MS(2200), "{dropped:?}");
+    assert!(w.reason(0).contains("past their deadline"), "{}", w.reason(0));
+    heal(w);
+}
+
+/// Without the fence a write past its deadline is aborted all the same: its place is wanted.
+#[test]
+fn in_every_mode_a_late_write_is_aborted() {
+    for fence in [FenceMode::Off, FenceMode::Strict] {
+        let tunables = Tunables { fence, ..Tunables::default() };
+        let (mut w, c) = warm(Setup { tunables, policy: Policy::Failover, ..Setup::default() });
+        hang(&mut w);
+        w.write(c, 0, &pattern(1, 512)).expect("repeated");
+        w.run_ms(10);
+        assert_eq!((w.node(0).held(), w.failures(0)), (4, 0), "{fence:?}: questions only");
+        heal(w);
+    }
+}

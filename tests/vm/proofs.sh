@@ -1,0 +1,36 @@
+# In the virtual machine: which answers of the kernel's own target (LIO), and of tgtd over the same disks, prove
+# that an old write is dead. Node A's disk can be suspended (device mapper), node B reaches the same blocks past
+# it, both without a page cache in between. The questions are asked by the host's own test program (guest-tests).
+cd "$(dirname "$0")" || exit 1
+. ./lib.sh
+
+# No udev here: dmsetup makes the device nodes itself.
+export DM_DISABLE_UDEV=1
+modprobe brd rd_nr=1 rd_size=16384 || die "no brd module"
+modprobe -a dm_mod target_core_mod target_core_iblock iscsi_target_mod || die "no modules"
+mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
+size=$((16 * 1024 * 1024))
+for disk in slow fast; do
+  dmsetup create "$disk" --table "0 $((size / 512)) linear /dev/ram0 0" || die "no device $disk"
+done
+
+# lio_disk NAME ADDRESS TARGET DISK: everybody may log in.
+lio_disk() {
+  local core=/sys/kernel/config/target/core/iblock_$1/$1 tpg=/sys/kernel/config/target/iscsi/$3/tpgt_1
+  {
+    mkdir -p "$core" && echo "udev_path=/dev/mapper/$4" >"$core/control" &&
+      echo "mpio-proofs-0001" >"$core/wwn/vpd_unit_serial" && echo 1 >"$core/enable" &&
+      mkdir -p /sys/kernel/config/target/iscsi && mkdir -p "$tpg" &&
+      mkdir "$tpg/lun/lun_1" && ln -s "$core" "$tpg/lun/lun_1/store" &&
+      echo 0 >"$tpg/attrib/authentication" && echo 1 >"$tpg/attrib/generate_node_acls" &&
+      echo 0 >"$tpg/attrib/demo_mode_write_protect" &&
+      mkdir "$tpg/np/$2:3260" && echo 1 >"$tpg/enable"
+  } || die "LIO: cannot set up $3"
+}
+
+lio_disk 0 127.0.0.41 iqn.2026-11.test.lio:proofs0 slow
+lio_disk 1 127.0.0.42 iqn.2026-11.test.lio:proofs1 fast
+say "LIO of $(uname -r)"
+storage=LIO portals="127.0.0.41:3260 127.0.0.42:3260" targets="iqn.2026-11.test.lio:proofs0 iqn.2026-11.test.lio:proofs1" \
+  timeout 200 ./guest-tests --ignored --exact --nocapture guest::answers_that_prove || die "LIO does not answer as the table says"
+say "proofs.sh passed in $SECONDS s"
