@@ -65,6 +65,10 @@ pub struct Snapshot {
     pub held: usize,
     /// The ledger's numbers; shared by the lanes of the device.
     pub fences: LedgerCounters,
+    /// Ranges on the watch list, and blocks that it has rewritten; shared likewise.
+    pub watched: u64,
+    /// See `watched`.
+    pub repaired: u64,
     /// Requests of clients.
     pub stats: IoStats,
     /// Paths in configured order.
@@ -281,6 +285,7 @@ impl Volume {
     /// Everything that `status` shows of this lane.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
+        let (watched, repaired) = self.shared.watch().numbers();
         Snapshot {
             name: self.spec.name.clone(),
             unit: self.unit.clone(),
@@ -290,6 +295,8 @@ impl Volume {
             read_only: self.spec.read_only || self.unit.as_ref().is_some_and(|u| u.read_only()),
             held: self.held,
             fences: self.shared.ledger().counters(),
+            watched,
+            repaired,
             stats: self.counters.clone(),
             paths: self.links.iter().map(|l| self.path_snapshot(l)).collect(),
             events: self.engine.events().clone(),

@@ -56,6 +56,12 @@ fn inherited(v: &Volume, path: PathIndex) -> Option<Nexus> {
     link.inherited.filter(|nexus| nexus.group == link.portal_group)
 }
 
+/// Whether copies sent on earlier sessions of this path's nexus were given up without a proof: one is still
+/// wanted, to know when to look at what they did.
+fn wanted(v: &Volume, path: PathIndex) -> bool {
+    v.shared.is_watching() && v.shared.watch().needs_proof(nexus(v, path))
+}
+
 /// Whether copies sent on earlier sessions of this path's nexus are in doubt.
 pub(super) fn needed(v: &Volume, path: PathIndex) -> bool {
     let ledger = v.shared.ledger();
@@ -66,13 +72,13 @@ pub(super) fn needed(v: &Volume, path: PathIndex) -> bool {
 pub(super) fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) -> bool {
     let own = nexus(v, path);
     stranded(v, now, path, own);
-    if !needed(v, path) {
+    if !needed(v, path) && !wanted(v, path) {
         return false;
     }
     if v.spec.tunables.fence_proof == FenceProof::Reinstatement {
-        let mut proven = v.shared.ledger().proven(own, Proof::Reinstated);
+        let mut proven = v.shared.prove(own, Proof::Reinstated);
         if let Some(before) = inherited(v, path) {
-            proven += v.shared.ledger().proven(before, Proof::Reinstated);
+            proven += v.shared.prove(before, Proof::Reinstated);
         }
         freed(v, now, Some(path), proven, "login (fence_proof = \"reinstatement\")");
         return false;
@@ -82,7 +88,9 @@ pub(super) fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) -> bool {
     }
     let why = "waits for the answer to LOGICAL UNIT RESET: writes sent here before are in doubt";
     v.engine.set_reason(path, why);
-    v.links[path.get()].phase = Phase::Fencing;
+    let link = &mut v.links[path.get()];
+    link.phase = Phase::Fencing;
+    link.fencing_since = now;
     let waiting = Waiting { nexus: own, inherited: inherited(v, path) };
     v.shared.resets().wait(&unit_key(v, path), waiting);
     run_reset(v, now, path);
@@ -148,9 +156,8 @@ pub(super) fn reset_answered(v: &mut Volume, now: Instant, path: PathIndex, resp
     let Some(freed_now) = v.shared.resets().answered(&key, serial) else { return };
     let mut proven = 0;
     for waiting in &freed_now {
-        let mut ledger = v.shared.ledger();
         for nexus in [Some(waiting.nexus), waiting.inherited].into_iter().flatten() {
-            proven += ledger.proven(nexus, Proof::ReinstatedAndReset);
+            proven += v.shared.prove(nexus, Proof::ReinstatedAndReset);
         }
     }
     for lane in freed_now.iter().map(|w| w.nexus.lane).filter(|lane| *lane != v.lane) {
@@ -189,7 +196,7 @@ pub(super) fn confirmed(
 ) -> usize {
     let mut proven = 0;
     for nexus in nexuses {
-        proven += v.shared.ledger().proven(nexus, proof);
+        proven += v.shared.prove(nexus, proof);
     }
     let how = match proof {
         Proof::Commanded => "fence_command",
@@ -296,7 +303,10 @@ pub(super) fn retry(v: &mut Volume, now: Instant) {
         if !matches!(v.links[index].phase, Phase::Fencing) {
             continue;
         }
-        if !needed(v, path) {
+        // What is only watched is not worth a path that stays out.
+        let patience = v.spec.tunables.management_timeout;
+        let wanted = wanted(v, path) && now < v.links[index].fencing_since + patience;
+        if !needed(v, path) && !wanted {
             go_on(v, now, path);
         } else if v.links[index].reset.is_none() {
             run_reset(v, now, path);

@@ -74,6 +74,8 @@ pub(super) struct Link {
     pub(super) reset: Option<(u32, Instant)>,
     /// The target has refused to reset: it is not asked again before this.
     pub(super) reset_not_before: Instant,
+    /// Since when it waits for a reset.
+    pub(super) fencing_since: Instant,
     /// The same nexus as an earlier process has left it behind.
     pub(super) inherited: Option<Nexus>,
     /// Whether it is written down for a later process.
@@ -131,6 +133,7 @@ impl Link {
             portal_group: None,
             reset: None,
             reset_not_before: Instant::ZERO,
+            fencing_since: Instant::ZERO,
             inherited: None,
             recorded: Recorded::No,
             local: None,

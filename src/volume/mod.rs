@@ -22,6 +22,7 @@
 mod abandon;
 pub mod admin;
 mod block_ops;
+mod check;
 mod clients;
 mod complete;
 mod content;
@@ -45,6 +46,7 @@ mod table;
 #[cfg(all(test, feature = "linux"))]
 mod tests;
 mod transfer;
+pub mod watch;
 
 use crate::base::{Duration, Instant, TxQueue};
 use crate::export;
@@ -208,6 +210,9 @@ pub struct Volume {
     /// What an earlier process left behind is over, and told so.
     inherited_tidy: bool,
     fence_runs: fence_command::Runs,
+    /// Ranges that are being looked at.
+    checks: Vec<check::Progress>,
+    watch_full_told: bool,
 }
 
 /// Progress of a drain.
@@ -284,6 +289,8 @@ impl Volume {
             unrecorded: PathSet::EMPTY,
             inherited_tidy,
             fence_runs: fence_command::Runs::default(),
+            checks: Vec::new(),
+            watch_full_told: false,
             spec,
         };
         nexus::announce(&mut volume, now);
@@ -401,20 +408,13 @@ impl Volume {
     }
 
     fn tick(&mut self, now: Instant) {
-        let unproven = self.shared.ledger().handle_timeout(now, |_| true);
-        if unproven > 0 {
-            request::wake_lanes(self);
-            let why = format!(
-                "{unproven} ranges of blocks were in doubt for fence_timeout without a proof and are free now: if \
-                 their old target still executes an old write, it lands over newer data"
-            );
-            self.notice(now, Level::Error, None, "unproven", &why);
-        }
+        check::fence_timeout(self, now);
         health::tick(self, now);
         dispatch::no_path(self, now);
         fencing::hung_units(self, now);
         fencing::retry(self, now);
         fence_command::tick(self, now);
+        check::tick(self, now);
         nexus::tidy(self);
         self.advance_drain(now);
     }
@@ -506,6 +506,7 @@ impl Volume {
             || self.engine.down_since().is_some()
             || clients::any_waits(self)
             || self.shared.ledger().counters().pending > 0
+            || self.shared.is_watching()
             || (!self.inherited_tidy && self.lane == 0)
             || self.held > 0
             || self.links.iter().any(|link| matches!(link.phase, link::Phase::Fencing))

@@ -60,8 +60,7 @@ fn no_write_leaves_before_its_nexus_is_written_down() {
 fn a_slow_record_leaves_the_other_paths_their_writes() {
     let mut w = World::new(Setup { policy: Policy::RoundRobin, ..setup(Tunables::default()) });
     let c = w.client();
-    let tokens: Vec<u64> =
-        (0..16).map(|n| w.start_write(c, n * 4096, pattern(n, 4096))).collect();
+    let tokens: Vec<u64> = (0..16).map(|n| w.start_write(c, n * 4096, pattern(n, 4096))).collect();
     for token in tokens {
         w.answer(c, token).expect("written");
     }

@@ -24,5 +24,6 @@ mod identity;
 mod inheritance;
 mod paths;
 mod peer;
+mod watch;
 mod wire;
 mod world;
