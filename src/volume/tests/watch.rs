@@ -172,9 +172,9 @@ fn a_range_that_cannot_be_watched_stays_taken() {
     w.finish();
 }
 
-/// A late discard: what was written since is put back.
+/// A late WRITE SAME of zeros: what was written since is put back.
 #[test]
-fn a_late_discard_is_undone() {
+fn late_zeros_are_undone() {
     let mut w = World::new(setup());
     let c = w.client();
     w.write(c, 0, &pattern(9, 4096)).expect("written");
@@ -182,7 +182,7 @@ fn a_late_discard_is_undone() {
     w.faults(0).set("hang", hang);
     let token = w.submit(
         c,
-        crate::export::client::Op::Other { command: Command::TRIM, flags: 0, offset: 0, len: 4096 },
+        crate::export::client::Op::Other { command: Command::WRITE_ZEROES, flags: 0, offset: 0, len: 4096 },
     );
     w.run_ms(50);
     assert_eq!(w.node(0).held(), 1);
