@@ -12,6 +12,7 @@ use crate::limits;
 use crate::path::{Fence, Ledger};
 use crate::volume;
 use crate::volume::nexus::NexusRecord;
+use crate::volume::spec::Tunables;
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::VecDeque;
 use std::io;
@@ -53,6 +54,8 @@ pub struct Shared {
     /// Per device, where sessions can be logged into again.
     states: RefCell<Vec<StateFile>>,
     errands: Option<Errands>,
+    /// Per device, as an administrator has set them.
+    tunables: RefCell<Vec<Tunables>>,
 }
 
 impl Shared {
@@ -72,6 +75,7 @@ impl Shared {
             known: RefCell::default(),
             states: RefCell::default(),
             errands: None,
+            tunables: RefCell::new(config.devices.iter().map(|d| d.tunables.clone()).collect()),
             config,
         }
     }
@@ -150,6 +154,17 @@ impl Shared {
     #[must_use]
     pub fn lane_count(&self, device: usize) -> usize {
         usize::from(self.config.devices[device].lanes).min(self.lanes.borrow().len())
+    }
+
+    /// The tunables of a device.
+    #[must_use]
+    pub fn tunables(&self, device: usize) -> Ref<'_, Tunables> {
+        Ref::map(self.tunables.borrow(), |all| &all[device])
+    }
+
+    /// What the lanes of a device are told to change to.
+    pub fn set_tunables(&self, device: usize, tunables: Tunables) {
+        self.tunables.borrow_mut()[device] = tunables;
     }
 
     /// Gives every lane its devices.

@@ -60,11 +60,11 @@ fn no_write_leaves_before_its_nexus_is_written_down() {
 fn a_slow_record_leaves_the_other_paths_their_writes() {
     let mut w = World::new(Setup { policy: Policy::RoundRobin, ..setup(Tunables::default()) });
     let c = w.client();
-    let tokens: Vec<u64> = (0..16).map(|n| w.start_write(c, n * 4096, pattern(n, 4096))).collect();
-    for token in tokens {
-        w.answer(c, token).expect("written");
+    for n in 0..8 {
+        w.write(c, n * 4096, &pattern(n, 4096)).expect("written");
     }
-    assert_eq!((w.executed(0, WRITE_10), w.executed(1, WRITE_10)), (8, 8));
+    let before = (w.executed(0, WRITE_10), w.executed(1, WRITE_10));
+    assert!(before.0 > 0 && before.1 > 0, "{before:?}");
     let now = w.now;
     w.volume().disable_path(now, "a:0", false).expect("disabled");
     w.until("logged out", |w| w.state.len() == 1);
@@ -75,7 +75,8 @@ fn a_slow_record_leaves_the_other_paths_their_writes() {
     let from = w.now;
     w.write(c, 0, &pattern(3, 4096)).expect("by the other path");
     assert!(w.now - from < Duration::from_millis(200), "{:?}", w.now - from);
-    assert_eq!((w.executed(0, WRITE_10), w.executed(1, WRITE_10)), (8, 9));
+    let after = (w.executed(0, WRITE_10), w.executed(1, WRITE_10));
+    assert_eq!(after, (before.0, before.1 + 1));
     w.finish();
 }
 

@@ -24,6 +24,7 @@ mod identity;
 mod inheritance;
 mod paths;
 mod peer;
+mod resize;
 mod watch;
 mod wire;
 mod world;

@@ -182,7 +182,12 @@ fn late_zeros_are_undone() {
     w.faults(0).set("hang", hang);
     let token = w.submit(
         c,
-        crate::export::client::Op::Other { command: Command::WRITE_ZEROES, flags: 0, offset: 0, len: 4096 },
+        crate::export::client::Op::Other {
+            command: Command::WRITE_ZEROES,
+            flags: 0,
+            offset: 0,
+            len: 4096,
+        },
     );
     w.run_ms(50);
     assert_eq!(w.node(0).held(), 1);
