@@ -9,9 +9,9 @@
 //! A straggler of a read may still win: the first good answer ends the part. A straggler of what changes
 //! the medium never does, it is *in doubt* until its own status or the answer to its ABORT TASK (proof 1).
 
-use super::request::{self, Flight, PartId, PartVerb};
+use super::request::{Flight, PartId, PartVerb};
 use super::table::Key;
-use super::{Volume, complete, dispatch, fencing, health};
+use super::{Volume, check, complete, dispatch, fencing, health};
 use crate::base::{Instant, Payload};
 use crate::path::verdict::{self, Context, Decision, Outcome};
 use crate::path::{Ended, Nexus, PathIndex, TicketId};
@@ -257,7 +257,5 @@ pub(super) fn lost(v: &mut Volume, now: Instant, key: Key) -> bool {
 /// Its own status, or ABORT TASK answered with response 0: this copy is dead.
 fn proven(v: &mut Volume, straggler: &Straggler) {
     let Some((ticket, nexus)) = straggler.doubt else { return };
-    if v.shared.ledger().doubt_answered(ticket, nexus) {
-        request::wake_lanes(v);
-    }
+    check::copy_dead(v, ticket, nexus);
 }
