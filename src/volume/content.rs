@@ -28,8 +28,8 @@ pub(super) struct Comparing {
     /// What the path has shown of itself.
     found: Box<LogicalUnit>,
     probe: Probe,
-    /// The read over the reference that is out.
-    asked: Option<(PathIndex, TaskTag)>,
+    /// The read over the reference that is out, and since when.
+    asked: Option<(PathIndex, TaskTag, Instant)>,
     reported: bool,
 }
 
@@ -65,10 +65,19 @@ pub(super) fn step(v: &mut Volume, now: Instant, path: PathIndex) {
         finish(v, now, path);
         return;
     }
+    let limit = v.spec.tunables.command_timeout;
     let Some(comparing) = comparing(v, path) else { return };
-    if comparing.asked.is_some() {
-        // The path itself owes nothing while the other one is asked.
-        probing::wait(v, path, now + PATIENCE);
+    if let Some((other, tag, since)) = comparing.asked {
+        if now < since + limit {
+            // The path itself owes nothing while the other one is asked.
+            probing::wait(v, path, (since + limit).min(now + PATIENCE));
+            return;
+        }
+        // Nobody else looks after this read: it gives its place back, and another one is asked.
+        comparing.asked = None;
+        comparing.probe.again(now + RETRY);
+        give_back(v, now, other, tag);
+        probing::wait(v, path, now + RETRY);
         return;
     }
     match comparing.probe.next(now) {
@@ -135,8 +144,16 @@ fn ask_reference(v: &mut Volume, now: Instant, path: PathIndex, lba: u64, blocks
     };
     v.mark_link(other);
     let comparing = comparing(v, path).expect("the caller has one");
-    comparing.asked = Some((other, tag));
+    comparing.asked = Some((other, tag, now));
     probing::wait(v, path, now + PATIENCE);
+}
+
+/// A read over the reference has had no answer for too long.
+fn give_back(v: &mut Volume, now: Instant, other: PathIndex, tag: TaskTag) {
+    if let Some(session) = v.links[other.get()].session() {
+        session.abort(now, tag);
+        v.mark_link(other);
+    }
 }
 
 /// Equal and constant: only what a client writes can tell.
@@ -192,7 +209,7 @@ impl Comparing {
 
     /// Whether it waits for the answer over `other`, to the read `tag` if that is known.
     fn waits_for(&self, other: PathIndex, tag: Option<TaskTag>) -> bool {
-        self.asked.is_some_and(|(path, asked)| path == other && tag.is_none_or(|tag| tag == asked))
+        self.asked.is_some_and(|(path, asked, _)| path == other && tag.is_none_or(|tag| tag == asked))
     }
 }
 

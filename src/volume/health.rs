@@ -281,13 +281,14 @@ fn late_stragglers(v: &mut Volume, now: Instant) {
     v.scratch = late;
 }
 
-/// Paths that take no command although they owe no answer: nothing there is ever late.
+/// Paths that take no command although they owe no answer: nothing there is ever late. It matters where
+/// commands wait for a path, and on a suspect one, which could not be asked whether it answers again.
 fn closed_windows(v: &mut Volume, now: Instant) {
-    if v.ready.is_empty() {
-        return;
-    }
     for index in 0..v.links.len() {
         let path = v.links[index].index;
+        if v.ready.is_empty() && !v.engine.suspects().contains(path) {
+            continue;
+        }
         let tunables = &v.spec.tunables;
         let limit = match v.engine.is_last(path) {
             true => tunables.last_path_command_timeout,

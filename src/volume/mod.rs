@@ -472,6 +472,7 @@ impl Volume {
             || self.stragglers.len() > 0
             || self.draining.as_ref().is_some_and(|d| !d.reported)
             || self.engine.down_since().is_some()
+            || !self.engine.suspects().is_empty()
             || self.no_path_reported
             || clients::any_waits(self)
             || self.shared.ledger().counters().pending > 0
