@@ -272,7 +272,7 @@ fn late_stragglers(v: &mut Volume, now: Instant) {
     let mut late = std::mem::take(&mut v.scratch);
     late.extend(v.stragglers.iter().filter_map(|(key, s)| {
         let idle = now - idle_since(v, s.path, s.tag, s.started);
-        let is_late = !s.overdue && idle >= limit(v, s.verb, s.path);
+        let is_late = now >= s.abort_again && idle >= limit(v, s.verb, s.path);
         is_late.then_some((s.started, key))
     }));
     while let Some((_, key)) = late.pop() {
