@@ -218,6 +218,14 @@ pub(super) fn act(
     if actions.contains(Actions::QUEUE_FULL) {
         queue_full(v, now, path, outcome);
     }
+    if actions.contains(Actions::CLEARED) {
+        v.links[path.get()].cleared_at = Some(now);
+    }
+    if actions.contains(Actions::NO_UNSOLICITED)
+        && let Some(session) = v.links[path.get()].session()
+    {
+        session.solicit_all();
+    }
     if actions.contains(Actions::CACHE_LOST) {
         flush::cache_lost(v, now, path, false);
     }

@@ -238,7 +238,8 @@ impl Comparing {
 
     /// Whether it waits for the answer over `other`, to the read `tag` if that is known.
     fn waits_for(&self, other: PathIndex, tag: Option<TaskTag>) -> bool {
-        self.asked.is_some_and(|(path, asked, _)| path == other && tag.is_none_or(|tag| tag == asked))
+        self.asked
+            .is_some_and(|(path, asked, _)| path == other && tag.is_none_or(|tag| tag == asked))
     }
 }
 

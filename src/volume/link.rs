@@ -96,6 +96,8 @@ pub(super) struct Link {
     pub(super) good: Instant,
     /// Resets of ours that its session has reported, or was made after.
     pub(super) resets: u64,
+    /// When its session last said that commands sent before may be gone without an answer.
+    pub(super) cleared_at: Option<Instant>,
     /// How many commands it takes.
     pub(super) depth: Depth,
     /// Its unit takes more than one command at a time (CMDQUE).
@@ -146,6 +148,7 @@ impl Link {
             heard: Instant::ZERO,
             good: Instant::ZERO,
             resets: 0,
+            cleared_at: None,
             depth: Depth::new(depth),
             queues: true,
             closed_since: None,
@@ -607,6 +610,7 @@ fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) {
     assert!(matches!(link.phase, Phase::LoggingIn), "a login ends once");
     link.hops = 0;
     link.login = now;
+    link.cleared_at = None;
     link.resets = v.shared.resets_sent(path);
     let group = link.session_ref().and_then(Session::negotiated).and_then(|n| n.portal_group);
     link.portal_group = group;

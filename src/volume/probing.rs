@@ -92,7 +92,11 @@ pub(super) fn timeout(v: &mut Volume, now: Instant, path: PathIndex) {
         link::fail(v, now, path, &why);
     } else if probing.resume.is_some_and(|at| at <= now) {
         probing.resume = None;
-        step(v, now, path);
+        // A write that changed the unit's content may have asked for it while a command is out: then it goes
+        // on with the answer.
+        if probing.asked.is_none() {
+            step(v, now, path);
+        }
     }
 }
 

@@ -207,7 +207,8 @@ impl Run<'_> {
         }
         let gone = |w: &World| {
             let census = w.volumes.iter().map(|v| v.census());
-            w.peers.iter().all(|p| p.id.is_none()) && census.into_iter().all(|c| c.requests + c.stragglers == 0)
+            w.peers.iter().all(|p| p.id.is_none())
+                && census.into_iter().all(|c| c.requests + c.stragglers == 0)
         };
         match w.wait(PATIENCE, gone) {
             Some(_) => Ok(()),
