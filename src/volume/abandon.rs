@@ -39,6 +39,8 @@ pub(super) struct Straggler {
     pub(super) kind: Kind,
     /// ABORT TASK was asked for: it is past its deadline.
     pub(super) overdue: bool,
+    /// When it is asked for once more: the target may have refused it, or the session had no room for it.
+    pub(super) abort_again: Instant,
 }
 
 /// Why there is a straggler.
@@ -87,6 +89,7 @@ pub(super) fn leave(v: &mut Volume, now: Instant, id: PartId) -> Key {
         reset,
         kind: Kind::Left,
         overdue: false,
+        abort_again: Instant::ZERO,
     };
     let key = v.stragglers.insert(straggler);
     let session = v.links[path.get()].session().expect("a flight has a session");
@@ -111,11 +114,13 @@ pub(super) fn abandon(v: &mut Volume, now: Instant, id: PartId) {
 
 /// Asks the target to end a straggler.
 pub(super) fn abort(v: &mut Volume, now: Instant, key: Key) {
+    let again = now + v.spec.tunables.management_timeout;
     let straggler = v.stragglers.get_mut(key).expect("the caller found it");
-    straggler.overdue = true;
+    let first = !std::mem::replace(&mut straggler.overdue, true);
+    straggler.abort_again = again;
     let (path, tag) = (straggler.path, straggler.tag);
     let link = &mut v.links[path.get()];
-    link.overdue += 1;
+    link.overdue += u32::from(first);
     if let Some(session) = link.session() {
         session.abort(now, tag);
         v.mark_link(path);
@@ -180,6 +185,7 @@ impl Straggler {
             reset: false,
             kind,
             overdue: false,
+            abort_again: Instant::ZERO,
         }
     }
 }

@@ -307,7 +307,7 @@ fn late_stragglers(v: &mut Volume, now: Instant) {
     let mut late = std::mem::take(&mut v.scratch);
     late.extend(v.stragglers.iter().filter_map(|(key, s)| {
         let idle = now - idle_since(v, s.path, s.tag, s.started);
-        let is_late = !s.overdue && idle >= limit(v, s.verb, s.path);
+        let is_late = now >= s.abort_again && idle >= limit(v, s.verb, s.path);
         is_late.then_some((s.started, key))
     }));
     while let Some((_, key)) = late.pop() {
@@ -316,13 +316,14 @@ fn late_stragglers(v: &mut Volume, now: Instant) {
     v.scratch = late;
 }
 
-/// Paths that take no command although they owe no answer: nothing there is ever late.
+/// Paths that take no command although they owe no answer: nothing there is ever late. It matters where
+/// commands wait for a path, and on a suspect one, which could not be asked whether it answers again.
 fn closed_windows(v: &mut Volume, now: Instant) {
-    if v.ready.is_empty() {
-        return;
-    }
     for index in 0..v.links.len() {
         let path = v.links[index].index;
+        if v.ready.is_empty() && !v.engine.suspects().contains(path) {
+            continue;
+        }
         let tunables = &v.spec.tunables;
         let limit = match v.engine.is_last(path) {
             true => tunables.last_path_command_timeout,

@@ -193,6 +193,8 @@ pub struct Volume {
     dirty_links: PathSet,
     /// Paths that are compared by what clients write.
     content_waits: PathSet,
+    /// Reads over paths in service, for paths in question.
+    reference_reads: Vec<content::ReferenceRead>,
     /// Some path is not known to show the device: what clients write is remembered in `written`.
     content_open: bool,
     written: SmallVec<[u64; crate::path::content::WRITTEN_MAX]>,
@@ -283,6 +285,7 @@ impl Volume {
             actions: VecDeque::with_capacity(64),
             dirty_links: PathSet::EMPTY,
             content_waits: PathSet::EMPTY,
+            reference_reads: Vec::new(),
             content_open: false,
             written: SmallVec::new(),
             dirty_clients: Vec::with_capacity(16),
@@ -420,6 +423,7 @@ impl Volume {
     fn tick(&mut self, now: Instant) {
         check::fence_timeout(self, now);
         health::tick(self, now);
+        content::tick(self, now);
         dispatch::no_path(self, now);
         fencing::hung_units(self, now);
         fencing::retry(self, now);
@@ -538,6 +542,8 @@ impl Volume {
             || self.stragglers.len() > 0
             || self.draining.as_ref().is_some_and(|d| !d.reported)
             || self.engine.down_since().is_some()
+            || !self.engine.suspects().is_empty()
+            || !self.reference_reads.is_empty()
             || self.no_path_reported
             || clients::any_waits(self)
             || self.shared.ledger().counters().pending > 0
