@@ -4,7 +4,7 @@
 //! Submit and wait (one system call), hand every completion to its volume, read the clock once, let each
 //! touched volume finish its turn, gather one send per dirty socket (iSCSI sockets first), re-arm the
 //! receives. Nothing is sent while completions are handed out. What a turn costs depends on what happened
-//! in it, not on how many devices and paths there are: timers are looked at once per [`TIMER_GRAIN`].
+//! in it, not on how many devices and paths there are: timers are looked at when one is due.
 //!
 //! Deliberately not here: any protocol, and any decision about paths. Work of the control thread comes
 //! through a bounded mailbox; nothing here waits for it.
@@ -65,9 +65,9 @@ struct Device {
     refused: u64,
 }
 
-/// Deadlines are asked for at most this often, so a timer may be late by as much. While a lane is busy that
-/// is once in many turns.
-const TIMER_GRAIN: Duration = Duration::from_micros(500);
+/// All deadlines of a device to which something happened are asked for within this time, so a timer that
+/// was set meanwhile may be late by as much; those that matter in milliseconds are asked for each turn.
+const TIMER_GRAIN: Duration = Duration::from_millis(10);
 
 /// The thread's state.
 struct Lane {
@@ -79,6 +79,9 @@ struct Lane {
     deadlines: Vec<Instant>,
     /// When timers are looked at next.
     timers_at: Instant,
+    /// The alarms of the ring that are to come. One stays set over many turns: a time limit on each wait
+    /// would have the processor's timer set twice a turn.
+    alarms: Vec<Instant>,
     /// Devices to which something happened in this turn.
     touched: Vec<usize>,
     /// How long this lane looks for completions before it sleeps: what the devices with commands

@@ -470,6 +470,13 @@ impl Volume {
         (next < Instant::MAX).then_some(next)
     }
 
+    /// The next deadline among those that matter in milliseconds: cheap enough to be asked for every turn.
+    /// The others may wait until [`Volume::poll_deadline`] is asked for.
+    #[must_use]
+    pub fn poll_soon(&self) -> Instant {
+        self.delayed.iter().map(|(at, _)| *at).min().unwrap_or(Instant::MAX).min(health::deadline(self))
+    }
+
     /// How long the driver shall look for answers before it sleeps: zero unless commands are outstanding.
     #[must_use]
     pub fn spin(&self) -> Duration {

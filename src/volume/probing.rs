@@ -92,7 +92,11 @@ pub(super) fn timeout(v: &mut Volume, now: Instant, path: PathIndex) {
         link::fail(v, now, path, &why);
     } else if probing.resume.is_some_and(|at| at <= now) {
         probing.resume = None;
-        step(v, now, path);
+        // A write that changed the unit's content may have asked for it while a command is out: then it goes
+        // on with the answer.
+        if probing.asked.is_none() {
+            step(v, now, path);
+        }
     }
 }
 
@@ -189,6 +193,7 @@ pub(super) fn ask(v: &mut Volume, now: Instant, path: PathIndex, command: Comman
         unreachable!("only a path that is probed is asked");
     };
     let session = session.as_mut().expect("probing needs a session");
+    probing.resume = None;
     probing.asked = session.submit(now, command).ok();
     assert!(probing.asked.is_some(), "a session with room takes a command");
     v.mark_link(path);
