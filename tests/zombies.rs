@@ -15,7 +15,7 @@ mod harness;
 #[path = "lane/client.rs"]
 mod nbd_client;
 
-use harness::daemon::{Daemon, path_of};
+use harness::daemon::Daemon;
 use harness::embedded::{Embedded, initiator_name};
 use harness::forwarder::{Fate, Forwarder, PASS};
 use harness::tgtd::{PATHS, Pair, TARGETS};
@@ -261,7 +261,6 @@ fn round(
             after["devices"][0]["fences"]
         );
     }
-    assert!(path_of(&after, PATHS[0])["failures"].as_u64().unwrap() > 0);
     // Bytes that are late by now are not W1's: a read over the path that carried it comes after them.
     std::thread::sleep(Duration::from_millis(300));
     let through_mpio = client.read(offset, BLOCK as u32).unwrap();
@@ -311,6 +310,14 @@ fn hung() -> Box<dyn Stuck> {
     Box::new(Hung::new())
 }
 
+/// The ways, for people.
+const WAYS: [(&str, fn() -> Box<dyn Stuck>); 4] = [
+    ("tgtd stopped (SIGSTOP), W1 in its socket", frozen),
+    ("packets to tgtd late, new logins too", late),
+    ("packets to tgtd late, the new login first", login_first),
+    ("the embedded target's disk hangs", hung),
+];
+
 /// Write ownership off: the very same rounds must corrupt the block, or they prove nothing.
 const OFF: &str = "fence = \"off\"";
 
@@ -338,22 +345,23 @@ fn a_disk_that_wakes_up_changes_nothing() {
     assert_eq!(stale_rounds(&hung, 3, ""), 0);
 }
 
+/// The tests above can fail.
+#[test]
+fn without_write_ownership_the_same_rounds_corrupt() {
+    for (what, make) in WAYS {
+        assert!(stale_rounds(&make, 1, OFF) > 0, "{what}: nothing went stale");
+    }
+}
+
 #[test]
 #[ignore = "twenty rounds each way take minutes; run it by tests/zombies-20"]
 fn twenty_rounds_each_way() {
-    type Make<'a> = &'a dyn Fn() -> Box<dyn Stuck>;
-    let ways: [(&str, Make<'_>); 4] = [
-        ("tgtd stopped (SIGSTOP), W1 in its socket", &frozen),
-        ("packets to tgtd late, new logins too", &late),
-        ("packets to tgtd late, the new login first", &login_first),
-        ("the embedded target's disk hangs", &hung),
-    ];
     let mut wrong = Vec::new();
     println!(
         "| A was a zombie because | fence = overlap: stale | fence = off: stale |\n|---|---|---|"
     );
-    for (what, make) in ways {
-        let [fenced, off] = ["", OFF].map(|device| stale_rounds(make, ROUNDS_BY_HAND, device));
+    for (what, make) in WAYS {
+        let [fenced, off] = ["", OFF].map(|device| stale_rounds(&make, ROUNDS_BY_HAND, device));
         println!("| {what} | {fenced} of {ROUNDS_BY_HAND} | {off} of {ROUNDS_BY_HAND} |");
         if fenced > 0 || off == 0 {
             wrong.push(what);

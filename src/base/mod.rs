@@ -1,10 +1,12 @@
-//! What every layer stands on: time as an argument, serial arithmetic, payloads, transmit queues.
+//! What every layer stands on: time as an argument, serial arithmetic, payloads, transmit queues, the
+//! syntax of durations and sizes.
 //!
 //! Deliberately not here: anything that knows a protocol, and anything that reads a clock.
 
 pub mod blame;
 pub mod payload;
 pub mod serial;
+pub mod text;
 pub mod time;
 pub mod tx;
 

@@ -1,10 +1,12 @@
 //! When a path that has no session is tried again.
 //!
-//! * A path that was up is tried again at once, then after 100 ms, doubling to 2 s, for ever. A target's
-//!   Time2Wait is honoured from the second try on.
+//! * A path that was up is tried again at once, then after `reconnect_min` (100 ms), doubling to
+//!   `reconnect_max` (2 s), for ever; in the first 3 s no step is longer than 300 ms, so that a target that
+//!   only restarts is found at once. Steps count from try to try, so that one that is not answered costs no
+//!   more than one that is refused. A target's Time2Wait is honoured from the second try on.
 //! * A login that was refused for good (authentication, not found) is retried every 30 s.
 //! * A path that is lost for the fifth time within a minute flaps: it is kept out for 5 s, then 10 s, and
-//!   so on up to a minute, until it has once stayed up for a minute. Failed attempts do not count: a
+//!   so on up to `flap_penalty_max` (a minute), until it has once stayed up for a minute. Failed attempts do not count: a
 //!   target that is simply down is found within 2 s of its return.
 //!
 //! Every delay is shortened by up to a quarter, at random, so that the paths to a target that comes back
@@ -13,10 +15,10 @@
 
 use crate::base::{Duration, Instant};
 
-/// First delay that is not zero.
-const FIRST: Duration = Duration::from_millis(100);
-/// Longest delay between attempts.
-const LONGEST: Duration = Duration::from_secs(2);
+/// So long after a loss no step is longer than [`QUICK`].
+const QUICK_FOR: Duration = Duration::from_secs(3);
+/// See [`QUICK_FOR`]; also the least that a try to connect is given.
+const QUICK: Duration = Duration::from_millis(300);
 /// Delay after a refusal that waiting will not cure.
 const REFUSED: Duration = Duration::from_secs(30);
 /// This many losses within [`FLAP_WINDOW`] are flapping.
@@ -25,11 +27,27 @@ const FLAP_LOSSES: usize = 5;
 const FLAP_WINDOW: Duration = Duration::from_secs(60);
 /// First time that a flapping path is kept out; doubles.
 const KEEP_OUT_FIRST: Duration = Duration::from_secs(5);
-/// Longest time that a flapping path is kept out.
-const KEEP_OUT_LONGEST: Duration = Duration::from_secs(60);
 
-const _: () = assert!(FIRST.as_millis() < LONGEST.as_millis());
-const _: () = assert!(KEEP_OUT_FIRST.as_millis() > LONGEST.as_millis());
+/// The settings of a reconnect schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reconnect {
+    /// First step that is not zero.
+    pub min: Duration,
+    /// Longest step.
+    pub max: Duration,
+    /// Longest time that a flapping path is kept out.
+    pub penalty_max: Duration,
+}
+
+impl Default for Reconnect {
+    fn default() -> Reconnect {
+        Reconnect {
+            min: Duration::from_millis(100),
+            max: Duration::from_secs(2),
+            penalty_max: Duration::from_secs(60),
+        }
+    }
+}
 
 /// What kind of failure ended a session or an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,8 +61,12 @@ pub enum Failure {
 /// Reconnect schedule of one path.
 #[derive(Debug, Clone)]
 pub struct Backoff {
+    settings: Reconnect,
     random: u64,
     attempts: u32,
+    /// When the path was lost, and when it was last tried.
+    down_since: Option<Instant>,
+    tried: Option<Instant>,
     up_since: Option<Instant>,
     /// Times of the last losses, oldest first.
     losses: [Option<Instant>; FLAP_LOSSES],
@@ -56,8 +78,11 @@ impl Backoff {
     #[must_use]
     pub fn new(seed: u64) -> Backoff {
         Backoff {
+            settings: Reconnect::default(),
             random: seed,
             attempts: 0,
+            down_since: None,
+            tried: None,
             up_since: None,
             losses: [None; FLAP_LOSSES],
             keep_outs: 0,
@@ -68,6 +93,29 @@ impl Backoff {
     pub fn up(&mut self, now: Instant) {
         self.up_since.get_or_insert(now);
         self.attempts = 0;
+        (self.down_since, self.tried) = (None, None);
+    }
+
+    /// Changes the settings; what is scheduled stays.
+    pub fn set(&mut self, settings: Reconnect) {
+        self.settings = settings;
+    }
+
+    /// A try begins.
+    pub fn tried(&mut self, now: Instant) {
+        self.tried = Some(now);
+    }
+
+    /// How long a try to connect may take: the next one may do better.
+    #[must_use]
+    pub fn patience(&self, now: Instant) -> Duration {
+        let down = self.down_since.map_or(Duration::ZERO, |since| now - since);
+        let step = self.step(self.attempts.saturating_add(1)).max(QUICK);
+        if down < QUICK_FOR { step.min(self.quick()) } else { step }
+    }
+
+    fn quick(&self) -> Duration {
+        QUICK.max(self.settings.min)
     }
 
     /// The path was lost, or an attempt failed. Returns when to try again.
@@ -77,19 +125,22 @@ impl Backoff {
             Some(since) => self.lost(now, since),
             None => None,
         };
-        let nominal = match (how, keep_out) {
-            (Failure::Refused, _) => REFUSED,
-            (Failure::Transient, Some(keep_out)) => keep_out,
-            (Failure::Transient, None) => self.nominal(),
-        };
         let wait = if self.attempts == 0 { Duration::ZERO } else { time2wait };
+        let down_since = *self.down_since.get_or_insert(now);
+        let (from, nominal) = match (how, keep_out) {
+            (Failure::Refused, _) => (now, REFUSED),
+            (Failure::Transient, Some(keep_out)) => (now, keep_out),
+            (Failure::Transient, None) => {
+                (self.tried.unwrap_or(now), self.nominal(now - down_since))
+            }
+        };
         self.attempts = self.attempts.saturating_add(1);
-        now + self.jittered(nominal).max(wait)
+        (from + self.jittered(nominal)).max(now + wait)
     }
 
     /// Forgets all failures: an administrator asked for a new try.
     pub fn reset(&mut self) {
-        *self = Backoff::new(self.random);
+        *self = Backoff { settings: self.settings, ..Backoff::new(self.random) };
     }
 
     /// Whether the path is kept out, or was not long enough up since.
@@ -111,13 +162,23 @@ impl Backoff {
         }
         let doublings = self.keep_outs.min(8);
         self.keep_outs = self.keep_outs.saturating_add(1);
-        Some((KEEP_OUT_FIRST * (1 << doublings)).min(KEEP_OUT_LONGEST))
+        Some((KEEP_OUT_FIRST * (1 << doublings)).min(self.settings.penalty_max))
     }
 
-    fn nominal(&self) -> Duration {
-        match self.attempts {
+    fn nominal(&mut self, down: Duration) -> Duration {
+        let step = self.step(self.attempts);
+        if down >= QUICK_FOR || step <= self.quick() {
+            return step;
+        }
+        self.attempts -= 1;
+        self.quick()
+    }
+
+    /// The step after so many tries that failed.
+    fn step(&self, attempts: u32) -> Duration {
+        match attempts {
             0 => Duration::ZERO,
-            n => (FIRST * (1 << (n - 1).min(8))).min(LONGEST),
+            n => (self.settings.min * (1 << (n - 1).min(16))).min(self.settings.max),
         }
     }
 
@@ -163,11 +224,55 @@ mod tests {
                 b.up(NOW);
             }
             let mut now = NOW;
-            for nominal in [0, 100, 200, 400, 800, 1600, 2000, 2000].into_iter().chain([2000; 500]) {
+            let mut nominals = [0, 100, 200].into_iter().chain([300; 20]);
+            while now.since(NOW) < QUICK_FOR {
+                let (delay, nominal) = (transient(&mut b, now), nominals.next().expect("enough"));
+                prop_assert!(is_about(delay, Duration::from_millis(nominal)), "{delay:?} {nominal}");
+                now += delay;
+            }
+            for nominal in [400, 800, 1600, 2000, 2000].into_iter().chain([2000; 500]) {
                 let delay = transient(&mut b, now);
                 prop_assert!(is_about(delay, Duration::from_millis(nominal)), "{delay:?} {nominal}");
                 now += delay;
             }
+        }
+
+        /// A try that is not answered costs no more than one that is refused.
+        #[test]
+        fn steps_count_from_try_to_try(seed: u64, took in 0u64..5000) {
+            let mut b = Backoff::new(seed);
+            let mut now = NOW;
+            for _ in 0..30 {
+                b.tried(now);
+                prop_assert!(b.patience(now) >= QUICK && b.patience(now) <= Reconnect::default().max);
+                let failed = now + Duration::from_millis(took);
+                let next = b.failed(failed, Failure::Transient, NO_WAIT);
+                let step = next.since(now).saturating_sub(Duration::from_millis(took));
+                prop_assert!(next == failed || next.since(now) <= Duration::from_secs(2), "{step:?}");
+                now = next;
+            }
+        }
+
+        #[test]
+        fn the_settings_are_the_bounds(seed: u64, min in 1u64..5000, max in 5000u64..60_000) {
+            let mut b = Backoff::new(seed);
+            let millis = Duration::from_millis;
+            b.set(Reconnect { min: millis(min), max: millis(max), penalty_max: millis(7000) });
+            let mut now = NOW;
+            prop_assert_eq!(transient(&mut b, now), NO_WAIT);
+            for _ in 0..40 {
+                let delay = transient(&mut b, now);
+                prop_assert!(delay >= millis(min) * 3 / 4 && delay <= millis(max), "{delay:?}");
+                now += delay;
+            }
+            prop_assert!(transient(&mut b, now) >= millis(max) * 3 / 4);
+            b.up(now);
+            for _ in 0..9 {
+                b.up(now);
+                let _ = transient(&mut b, now);
+            }
+            b.up(now);
+            prop_assert!(is_about(transient(&mut b, now), millis(7000)));
         }
 
         #[test]
@@ -242,8 +347,8 @@ mod tests {
             b.up(NOW);
             transient(&mut b, NOW);
         }
-        assert!(is_about(transient(&mut b, NOW), FIRST));
-        assert!(is_about(transient(&mut b, NOW), FIRST * 2));
+        assert!(is_about(transient(&mut b, NOW), Duration::from_millis(100)));
+        assert!(is_about(transient(&mut b, NOW), Duration::from_millis(200)));
     }
 
     #[test]

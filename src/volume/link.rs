@@ -10,11 +10,12 @@
 
 use super::probing::{self, Probing};
 use super::spec::PathSpec;
-use super::{Action, Level, Volume, complete, content, fencing};
+use super::{Action, Level, Volume, complete, content, fencing, flush};
 use crate::base::{Blame, Duration, Instant, TxQueue};
 use crate::limits;
 use crate::path::identity::LogicalUnit;
-use crate::path::{Failure, PathIndex, State};
+use crate::path::planted::{Bug, planted};
+use crate::path::{Depth, Failure, PathIndex, State};
 use crate::session::{
     self, AsyncEvent, CloseReason, Event, Kind, LoginError, Session, SessionError,
 };
@@ -88,6 +89,19 @@ pub(super) struct Link {
     pub(super) rechecking: bool,
     /// The recheck was asked for by a write that the unit refused as protected.
     pub(super) adopt_protection: bool,
+    /// When the present session was logged in, and when the one before was last heard of.
+    pub(super) login: Instant,
+    pub(super) heard: Instant,
+    /// When the last command was sent that has ended well.
+    pub(super) good: Instant,
+    /// Resets of ours that its session has reported, or was made after.
+    pub(super) resets: u64,
+    /// When its session last said that commands sent before may be gone without an answer.
+    pub(super) cleared_at: Option<Instant>,
+    /// How many commands it takes.
+    pub(super) depth: Depth,
+    /// Its unit takes more than one command at a time (CMDQUE).
+    pub(super) queues: bool,
     /// Since when the command window is closed with nothing in flight.
     closed_since: Option<Instant>,
     /// READs and WRITEs in flight that have not accused the path, and since when there are any.
@@ -110,11 +124,8 @@ pub(super) const PROBE: u64 = u64::MAX;
 /// Token of LOGICAL UNIT RESET; a session has one out at most.
 pub(super) const FENCE: u64 = u64::MAX - 1;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
-
 impl Link {
-    pub(super) fn new(index: PathIndex, spec: PathSpec) -> Link {
+    pub(super) fn new(index: PathIndex, spec: PathSpec, depth: u16) -> Link {
         Link {
             index,
             remote: spec.portal,
@@ -133,6 +144,13 @@ impl Link {
             mismatched_until: None,
             rechecking: false,
             adopt_protection: false,
+            login: Instant::ZERO,
+            heard: Instant::ZERO,
+            good: Instant::ZERO,
+            resets: 0,
+            cleared_at: None,
+            depth: Depth::new(depth),
+            queues: true,
             closed_since: None,
             owed: 0,
             owed_since: Instant::ZERO,
@@ -165,7 +183,9 @@ impl Link {
     /// Commands that the session would take now.
     pub(super) fn room(&self) -> usize {
         match self.phase {
-            Phase::Up => self.session.as_ref().map_or(0, |s| s.room()),
+            Phase::Up => self.session.as_ref().map_or(0, |s| {
+                s.room().min(usize::from(self.depth.limit()).saturating_sub(s.in_flight()))
+            }),
             _ => 0,
         }
     }
@@ -229,12 +249,12 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
         match &v.links[index].phase {
             Phase::Waiting if v.engine.retry_at(path).is_some_and(|at| at <= now) => {
                 v.engine.transition(now, path, State::Connecting, "");
-                connect(v, path);
+                connect(v, now, path);
             }
             Phase::Waiting if again => {
                 v.links[index].mismatched_until = None;
                 v.engine.transition(now, path, State::Connecting, "looked at again");
-                connect(v, path);
+                connect(v, now, path);
             }
             Phase::Probing(_) => probing::timeout(v, now, path),
             Phase::Up if overdue => {
@@ -242,11 +262,7 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
             }
             _ => {}
         }
-        let last = v.engine.is_last(path);
-        let timeout = match last {
-            true => v.spec.tunables.last_path_timeout,
-            false => v.spec.tunables.path_timeout,
-        };
+        let timeout = silence_timeout(v, path);
         let Some(session) = v.links[index].session.as_mut() else { continue };
         session.set_silence_timeout(timeout);
         if session.poll_deadline().is_some_and(|(at, _)| at <= now) {
@@ -257,9 +273,31 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
     }
 }
 
+fn silence_timeout(v: &Volume, path: PathIndex) -> Duration {
+    match v.engine.is_last(path) {
+        true => v.spec.tunables.last_path_timeout,
+        false => v.spec.tunables.path_timeout,
+    }
+}
+
+/// The tunables have changed: what a session keeps of them follows.
+pub(super) fn retune(v: &mut Volume) {
+    for index in 0..v.links.len() {
+        let timeout = silence_timeout(v, v.links[index].index);
+        let tunables = &v.spec.tunables;
+        let link = &mut v.links[index];
+        link.depth.allow(if link.queues { tunables.queue_depth } else { 1 });
+        if let Some(session) = link.session.as_mut() {
+            session.set_nop_interval(tunables.nop_interval);
+            session.set_silence_timeout(timeout);
+        }
+    }
+}
+
 /// Asks the driver for a connection; the path is in state `connecting`.
-pub(super) fn connect(v: &mut Volume, path: PathIndex) {
+pub(super) fn connect(v: &mut Volume, now: Instant, path: PathIndex) {
     let draining = v.draining.is_some();
+    let timeout = v.engine.connect_patience(now, path).min(v.spec.tunables.connect_timeout);
     let link = &mut v.links[path.get()];
     if draining {
         link.phase = Phase::Disabled;
@@ -272,7 +310,7 @@ pub(super) fn connect(v: &mut Volume, path: PathIndex) {
         remote: link.remote,
         source: link.spec.source,
         interface: link.spec.interface.clone(),
-        timeout: CONNECT_TIMEOUT,
+        timeout,
     };
     v.actions.push_back(action);
 }
@@ -299,15 +337,17 @@ fn session_config(v: &Volume, path: PathIndex) -> session::Config {
     let spec = &v.links[path.get()].spec;
     let kind = Kind::Normal { target: spec.target.clone() };
     let mut config = session::Config::new(v.spec.initiator_name.clone(), spec.isid, kind);
+    config.isid[5] ^= u8::from(planted(Bug::IsidChanges)) * v.links[path.get()].generation as u8;
     config.expected_portal_group = spec.portal_group;
     config.header_digest = spec.header_digest;
     config.data_digest = spec.data_digest;
     config.chap = spec.chap.clone();
-    config.login_timeout = LOGIN_TIMEOUT;
+    config.login_timeout = v.spec.tunables.login_timeout;
     config.nop_interval = v.spec.tunables.nop_interval;
     config.silence_timeout = v.spec.tunables.last_path_timeout;
     config.management_timeout = v.spec.tunables.management_timeout;
-    config.queue_depth = v.spec.tunables.queue_depth;
+    // The link keeps to the depth that is allowed, which can change while the session lives.
+    config.queue_depth = limits::TASKS_PER_SESSION_MAX as u16;
     config
 }
 
@@ -353,6 +393,9 @@ pub(super) fn disconnected(
         }
     };
     fail(v, now, path, &why);
+    if planted(Bug::RetryTooLax) {
+        fencing::believe(v, path);
+    }
 }
 
 /// The driver has let go of the socket.
@@ -372,7 +415,7 @@ pub(super) fn socket_closed(v: &mut Volume, now: Instant, path: PathIndex) {
             link.phase = Phase::Waiting;
             v.engine.retry_now(now, path);
         }
-        Then::Connect => connect(v, path),
+        Then::Connect => connect(v, now, path),
     }
 }
 
@@ -431,6 +474,10 @@ pub(super) fn give_up(v: &mut Volume, now: Instant, path: PathIndex, then: Then)
     let link = &mut v.links[path.get()];
     assert!(link.has_socket(), "only a socket that exists can be given up");
     link.phase = Phase::Closing { then };
+    if let Some(session) = link.session_ref() {
+        link.heard = session.last_received();
+    }
+    flush::session_ended(v, path);
     v.actions.push_back(Action::GiveUp(path));
     fencing::session_ended(v, path);
     if let Some(session) = v.links[path.get()].session.as_mut() {
@@ -562,6 +609,9 @@ fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) {
     let link = &mut v.links[path.get()];
     assert!(matches!(link.phase, Phase::LoggingIn), "a login ends once");
     link.hops = 0;
+    link.login = now;
+    link.cleared_at = None;
+    link.resets = v.shared.resets_sent(path);
     let group = link.session_ref().and_then(Session::negotiated).and_then(|n| n.portal_group);
     link.portal_group = group;
     v.engine.transition(now, path, State::Probing, "logged in");

@@ -22,6 +22,7 @@
 mod abandon;
 pub mod admin;
 mod block_ops;
+mod census;
 mod clients;
 mod complete;
 mod content;
@@ -43,6 +44,7 @@ mod table;
 #[cfg(all(test, feature = "linux"))]
 mod tests;
 mod transfer;
+pub mod tunables;
 
 use crate::base::{Duration, Instant, TxQueue};
 use crate::export;
@@ -53,6 +55,7 @@ use crate::path::{
 use crate::stats::IoStats;
 use abandon::Straggler;
 use bytes::Bytes;
+pub use census::Census;
 use clients::Client;
 pub use clients::ClientId;
 use link::Link;
@@ -150,6 +153,10 @@ pub struct Volume {
     scratch: Vec<(Instant, PartId)>,
     /// The logical unit once one path has shown it.
     unit: Option<Arc<LogicalUnit>>,
+    /// Which version of the shared unit that is.
+    unit_version: u64,
+    /// It was told that the paths show different sizes.
+    sizes_differ: bool,
     /// Blocks per READ or WRITE: what every path seen so far takes.
     transfer_step: u32,
     /// Parts that wait for a path, in order of arrival.
@@ -222,7 +229,8 @@ impl Volume {
             sticky_bytes: spec.tunables.sticky_bytes,
             seed: u64::from_le_bytes(seed),
         };
-        let engine = Engine::new(now, tuning);
+        let mut engine = Engine::new(now, tuning);
+        engine.set_reconnect(spec.tunables.reconnect());
         let catalog = clients::catalog(&spec.name);
         Volume {
             lane,
@@ -236,6 +244,8 @@ impl Volume {
             owing: PathSet::EMPTY,
             scratch: Vec::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             unit: None,
+            unit_version: 0,
+            sizes_differ: false,
             transfer_step: u32::MAX,
             ready: VecDeque::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             unplaced: Vec::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
@@ -276,9 +286,9 @@ impl Volume {
     pub fn add_path(&mut self, now: Instant, spec: PathSpec) -> Result<PathIndex, TooManyPaths> {
         let index = self.engine.add_path(now, spec.info())?;
         assert_eq!(index.get(), self.links.len(), "engine and links count together");
-        self.links.push(Link::new(index, spec));
+        self.links.push(Link::new(index, spec, self.spec.tunables.queue_depth));
         self.content_open = content::open(self);
-        link::connect(self, index);
+        link::connect(self, now, index);
         Ok(index)
     }
 
@@ -376,6 +386,12 @@ impl Volume {
 
     /// Ends a turn: grants ranges, makes parts, gives them paths. Call it after all events of a turn.
     pub fn finish_turn(&mut self, now: Instant) {
+        let version = self.shared.unit_version();
+        if self.unit_version != version && self.unit.is_some() {
+            // Another lane has found it changed.
+            self.unit_version = version;
+            self.unit = self.shared.unit();
+        }
         loop {
             self.again = false;
             clients::attend(self, now);
@@ -454,11 +470,25 @@ impl Volume {
         (next < Instant::MAX).then_some(next)
     }
 
+    /// The next deadline among those that matter in milliseconds: cheap enough to be asked for every turn.
+    /// The others may wait until [`Volume::poll_deadline`] is asked for.
+    #[must_use]
+    pub fn poll_soon(&self) -> Instant {
+        self.delayed.iter().map(|(at, _)| *at).min().unwrap_or(Instant::MAX).min(health::deadline(self))
+    }
+
+    /// How long the driver shall look for answers before it sleeps: zero unless commands are outstanding.
+    #[must_use]
+    pub fn spin(&self) -> Duration {
+        if self.parts.len() > 0 { self.spec.tunables.spin } else { Duration::ZERO }
+    }
+
     fn needs_tick(&self) -> bool {
         self.parts.len() > 0
             || self.stragglers.len() > 0
             || self.draining.as_ref().is_some_and(|d| !d.reported)
             || self.engine.down_since().is_some()
+            || self.no_path_reported
             || clients::any_waits(self)
             || self.shared.ledger().counters().pending > 0
             || self.held > 0

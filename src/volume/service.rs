@@ -40,7 +40,7 @@ pub(super) fn enable(v: &mut Volume, now: Instant, path: PathIndex) {
     let link = &mut v.links[path.get()];
     link.disabling = false;
     match link.phase {
-        Phase::Disabled => connect(v, path),
+        Phase::Disabled => connect(v, now, path),
         // The old session still ends; the path follows when its socket is closed.
         Phase::Closing { ref mut then } => *then = Then::Connect,
         Phase::Up | Phase::LoggingOut { .. } => give_up(v, now, path, Then::Connect),

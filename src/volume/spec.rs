@@ -1,8 +1,8 @@
 //! What a device is built from: the configuration after names were resolved, and nothing of its syntax.
 
 use crate::base::Duration;
-use crate::path::PathInfo;
 pub use crate::path::{Failback, FenceMode};
+use crate::path::{PathInfo, Reconnect};
 pub use crate::session::Digest;
 use crate::session::chap::Credentials;
 use std::net::{IpAddr, SocketAddr};
@@ -119,6 +119,9 @@ pub struct Tunables {
     pub hedge_reads: bool,
     /// `least-bytes`: a sequential stream stays on its path for this many bytes; 0 for never.
     pub sticky_bytes: u64,
+    /// How long a lane looks for answers before it sleeps, while a command of this device is outstanding;
+    /// zero for never. It costs a core for as long.
+    pub spin: Duration,
 }
 
 /// What proves that the commands of a lost session are dead, once its nexus is logged into again.
@@ -129,6 +132,18 @@ pub enum FenceProof {
     Reset,
     /// The login alone (RFC 7143 section 6.3.5): only where the target was shown to keep it.
     Reinstatement,
+}
+
+impl Tunables {
+    /// The schedule of reconnects.
+    #[must_use]
+    pub fn reconnect(&self) -> Reconnect {
+        Reconnect {
+            min: self.reconnect_min,
+            max: self.reconnect_max,
+            penalty_max: self.flap_penalty_max,
+        }
+    }
 }
 
 impl Default for Tunables {
@@ -163,6 +178,7 @@ impl Default for Tunables {
             alua_transition_timeout: Duration::from_secs(60),
             hedge_reads: true,
             sticky_bytes: 0,
+            spin: Duration::ZERO,
         }
     }
 }

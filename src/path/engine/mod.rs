@@ -17,7 +17,7 @@ mod tests;
 pub use report::{DeviceHealth, Tally};
 
 use super::access::Tiers;
-use super::backoff::{Backoff, Failure};
+use super::backoff::{Backoff, Failure, Reconnect};
 use super::events::{Events, Stamp, WallClock, What};
 use super::failover::Failover;
 use super::health::{Patience, Trust};
@@ -90,6 +90,7 @@ struct Path {
 pub struct Engine {
     policy: Policy,
     seed: u64,
+    reconnect: Reconnect,
     paths: Vec<Path>,
     active: PathSet,
     suspect: PathSet,
@@ -114,6 +115,7 @@ impl Engine {
         Engine {
             policy: tuning.policy,
             seed: tuning.seed,
+            reconnect: Reconnect::default(),
             paths: Vec::with_capacity(PATHS_PER_DEVICE_MAX),
             active: PathSet::EMPTY,
             suspect: PathSet::EMPTY,
@@ -140,6 +142,8 @@ impl Engine {
         }
         let path = PathIndex::new(index);
         self.failover.set_rank(path, info.preferred, info.order);
+        let mut backoff = Backoff::new(self.seed ^ ((index as u64) << 56));
+        backoff.set(self.reconnect);
         self.selector.set_weight(path, info.weight);
         self.standing_by.set(path, info.weight == 0);
         self.paths.push(Path {
@@ -148,7 +152,7 @@ impl Engine {
             state: State::Connecting,
             since: now,
             reason: String::new(),
-            backoff: Backoff::new(self.seed ^ ((index as u64) << 56)),
+            backoff,
             retry_at: None,
             patience: Patience::new(),
             stats: IoStats::new(),
@@ -316,6 +320,7 @@ impl Engine {
                 // An administrator's word (enable, recheck), not the next try.
                 entry.backoff.reset();
             }
+            entry.backoff.tried(now);
         }
         match (from, to) {
             (State::Suspect, State::Active) => self.trust.recovered(path),
@@ -377,6 +382,14 @@ impl Engine {
     }
 
     // Settings.
+
+    /// Changes how failed paths are tried again; what is scheduled stays.
+    pub fn set_reconnect(&mut self, settings: Reconnect) {
+        self.reconnect = settings;
+        for entry in &mut self.paths {
+            entry.backoff.set(settings);
+        }
+    }
 
     /// Changes the policy; commands in flight stay where they are.
     pub fn set_policy(&mut self, now: Instant, policy: Policy) {

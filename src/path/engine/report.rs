@@ -103,6 +103,12 @@ impl Engine {
         self.paths[path.get()].retry_at
     }
 
+    /// How long a try to connect may take before the next one is the better hope.
+    #[must_use]
+    pub fn connect_patience(&self, now: Instant, path: PathIndex) -> Duration {
+        self.paths[path.get()].backoff.patience(now)
+    }
+
     /// Whether the path was lost so often that it is kept out, or was until lately.
     #[must_use]
     pub fn is_flapping(&self, path: PathIndex) -> bool {

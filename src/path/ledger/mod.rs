@@ -27,6 +27,7 @@ mod stripes;
 mod tests;
 
 use super::PathIndex;
+use super::planted::{Bug, planted};
 use crate::base::{Duration, Instant};
 use crate::limits::LEDGER_TICKETS_MAX;
 use smallvec::SmallVec;
@@ -451,6 +452,9 @@ impl Ledger {
             self.counters.taken -= 1;
             self.free(id.slot);
         }
+        if planted(Bug::FreeAtReply) {
+            self.end_doubts(|_, _| true, true);
+        }
     }
 
     /// Every copy in doubt on `nexus` and on earlier sessions of it is dead. Returns how many ranges came
@@ -514,6 +518,17 @@ impl Ledger {
     #[must_use]
     pub fn fence(&self) -> Fence {
         self.fence
+    }
+
+    /// Changes the settings. What is in doubt stays so until it is proven, or for the new timeout: ranges
+    /// are not let go by a change to [`FenceMode::Off`].
+    pub fn set_fence(&mut self, fence: Fence) {
+        self.fence = fence;
+        let ends = self.in_doubt().map(|doubt| doubt.since + fence.timeout).min();
+        self.deadline = match fence.mode {
+            FenceMode::Strict => Instant::MAX,
+            FenceMode::Overlap | FenceMode::Off => ends.unwrap_or(Instant::MAX),
+        };
     }
 
     /// Numbers for `status`.

@@ -359,6 +359,32 @@ fn read_with_collapsed_status() {
     assert!(s.sent().iter().all(|p| p.opcode() == opcode::SCSI_COMMAND));
 }
 
+/// A read whose data nobody wants any more ends under its new name, and its data is dropped; one that only
+/// moved on says so.
+#[test]
+fn renamed_and_unwanted() {
+    let mut s = Script::logged_in(config(), TGTD);
+    let (tag, other) = (s.read(1, 1024), s.read(2, 1024));
+    s.sent();
+    let header = data_in(&s, tag, 0, 0);
+    s.now = at(5);
+    s.feed_pdu(&header.to_bhs(), &[1; 512]);
+    assert_eq!((s.session.last_moved(), s.session.last_progress(other)), (at(5), Some(at(0))));
+    s.session.discard(tag);
+    assert!(s.session.rename(tag, 70) && s.session.abort(at(5), tag));
+    assert!(s.session.rename(tag, 71), "what answers the abort has the new name too");
+    let mut header = data_in(&s, tag, 1, 512);
+    (header.last, header.has_status, header.numbers) = (true, true, s.status());
+    s.feed_pdu(&header.to_bhs(), &[1; 512]);
+    let events = s.events();
+    let [Event::Done { token: 71, completion, .. }] = &events[..] else { panic!("{events:?}") };
+    assert!(completion.data.is_empty());
+    assert!(!s.session.rename(tag, 72), "its end is told");
+    assert!(!s.session.awaits_socket(other), "all of it was sent");
+    let unsent = s.read(3, 512);
+    assert!(s.session.awaits_socket(unsent));
+}
+
 /// RFC 7143 11.4: status in a SCSI Response after the data; ExpDataSN counts the Data-In PDUs.
 #[test]
 fn read_with_separate_status() {

@@ -1,6 +1,7 @@
 //! Answers that are not GOOD: what the client sees, and what becomes of the path.
 
-use super::world::{Setup, World, pattern};
+use super::world::{Setup, World, pattern, theirs};
+use crate::base::Duration;
 use crate::path::{Policy, State};
 use crate::wire::nbd::NbdError;
 use mpio_target::faults::{Commands, SenseCode};
@@ -77,6 +78,75 @@ fn what_does_not_pass_is_told_by_its_errno() {
     }
 }
 
+/// Four commands fit, and a burst of 32 comes: the depth falls to four, nobody sees an error, and it rises
+/// again when the target has room.
+#[test]
+fn a_full_task_set_lowers_the_depth_of_its_path() {
+    for status in [0x08, 0x28] {
+        let (mut w, c) = world(Policy::Failover);
+        let depth = |w: &mut World| w.volume().links[0].depth.limit();
+        w.faults(0).set("slow", Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 32));
+        let full = Rule::new(Fault::Status(status)).on(Commands::Writes).blocks(32, 224);
+        w.faults(0).set("full", full.times(28));
+        let write = |w: &mut World, n| w.start_write(c, n * 4096, pattern(n, 4096));
+        let tokens: Vec<u64> = (0..32).map(|n| write(&mut w, n)).collect();
+        w.run_ms(2);
+        assert_eq!(depth(&mut w), 4, "{status:#x}");
+        assert_eq!(w.volume().snapshot().paths[0].queue_depth, 4);
+        assert_eq!(w.volume().links[1].depth.limit(), 128, "the other path is as it was");
+        assert_eq!(w.logged("queue depth"), 1);
+        w.faults(0).remove("slow");
+        let now = theirs(w.now);
+        w.node(0).release(now);
+        for token in tokens {
+            w.answer(c, token).expect("no error");
+        }
+        assert!(depth(&mut w) < 32, "not all at once");
+        for n in 0..32 {
+            w.run_ms(1000);
+            w.write(c, n * 4096, &pattern(n, 4096)).expect("written");
+        }
+        assert_eq!((depth(&mut w), w.logged("queue depth")), (128, 2));
+        assert_eq!(w.failures(0) + w.failures(1), 0);
+        w.finish();
+    }
+}
+
+/// Two device servers that say the same of a command are right, whatever came between; a third is not asked.
+#[test]
+fn the_same_answer_on_two_paths_goes_to_the_client() {
+    let (mut w, c) = world(Policy::Failover);
+    let no = |skip| Rule::new(sense(0x0b, 0x08, 0x00)).on(Commands::Reads).skip(skip).times(1);
+    w.faults(0).set("x", no(0));
+    w.faults(1).set("attention", Rule::new(sense(0x06, 0x2a, 0x02)).on(Commands::Reads).times(1));
+    w.faults(1).set("x", no(1));
+    assert_eq!(w.read(c, 0, 4096), Err(NbdError::Io));
+    assert_eq!((w.faults(0).struck("x"), w.faults(1).struck("x")), (1, 1));
+    w.read(c, 0, 4096).expect("the next one is its own");
+    // Another answer on the other path is no agreement.
+    w.faults(0).set("x", Rule::new(sense(0x02, 0x04, 0x03)).on(Commands::Reads).times(1));
+    w.faults(1).set("x", Rule::new(sense(0x06, 0x2a, 0x02)).on(Commands::Reads).times(3));
+    w.read(c, 0, 4096).expect("read");
+    w.until_active();
+    w.finish();
+}
+
+/// RESERVATION CONFLICT: the reservation is of the unit, so no other path is asked and none fails.
+#[test]
+fn a_reservation_conflict_is_told_and_fails_no_path() {
+    let (mut w, c) = world(Policy::Failover);
+    for node in 0..2 {
+        w.faults(node).set("x", Rule::new(Fault::Status(0x18)).on(Commands::Medium));
+    }
+    for n in 0..4 {
+        assert_eq!(w.write(c, n * 4096, &pattern(n, 4096)), Err(NbdError::Io));
+        assert_eq!(w.read(c, n * 4096, 4096), Err(NbdError::Io));
+    }
+    assert_eq!((w.faults(0).struck("x"), w.faults(1).struck("x")), (8, 0));
+    assert_eq!((w.state(0), w.state(1)), (State::Active, State::Active));
+    w.finish();
+}
+
 /// A bad block is bad on both sides of the mirror: only one path is asked.
 #[test]
 fn a_medium_error_is_not_carried_from_path_to_path() {
@@ -96,7 +166,7 @@ fn a_path_that_is_not_ready_is_asked_until_it_is() {
     w.faults(0).set("x", Rule::new(sense(0x02, 0x04, 0x01)));
     let from = w.now;
     w.write(c, 0, &pattern(1, 4096)).expect("elsewhere");
-    assert!(w.now - from < crate::base::Duration::from_millis(50));
+    assert!(w.now - from < Duration::from_millis(50));
     w.run_ms(3000);
     assert_eq!(w.state(0), State::Probing);
     w.faults(0).remove("x");
@@ -113,5 +183,47 @@ fn a_lun_that_is_gone_fails_its_path() {
     assert_eq!(w.failures(0), 1);
     w.faults(0).clear();
     w.until_active();
+    w.finish();
+}
+
+/// Another host's reset has ended commands of ours without a word (TAS=0); a unit attention tells of it. They
+/// are found by ABORT TASK and repeated, long before their deadline, and the path stays.
+#[test]
+fn commands_that_were_cleared_are_repeated() {
+    for (asc, ascq) in [(0x2f, 0x00), (0x29, 0x02), (0x47, 0x7f)] {
+        let mut w = World::new(Setup { portals: vec![0], ..Setup::default() });
+        let c = w.client();
+        // Like a command that is gone: it is never answered, and ends when it is aborted.
+        let hang = Rule::new(Fault::Hold).on(Commands::Medium).blocks(64, 64).times(2);
+        w.faults(0).set("gone", hang);
+        let write = w.start_write(c, 64 * 512, pattern(1, 4096));
+        let read = w.start_read(c, 80 * 512, 4096);
+        w.run_ms(5);
+        w.node(0).unit_attention(asc, ascq);
+        let from = w.now;
+        w.read(c, 0, 512).expect("read");
+        w.answer(c, write).expect("written");
+        w.answer(c, read).expect("read");
+        assert!(w.now - from < Duration::from_secs(1), "{asc:#x}/{ascq:#x}: {:?}", w.now - from);
+        assert_eq!(w.read(c, 64 * 512, 4096), Ok(pattern(1, 4096)));
+        assert_eq!((w.failures(0), w.logged("fenced")), (0, 0));
+        w.finish();
+    }
+}
+
+/// A target that does not take data that it has not asked for: it gets none from then on.
+#[test]
+fn unsolicited_data_that_is_refused_is_not_sent_again() {
+    let mut w = World::new(Setup { policy: Policy::Failover, ..Setup::default() });
+    let r2ts = |w: &mut World| w.volume().links[0].session().expect("a session").statistics().r2ts;
+    let c = w.client();
+    w.write(c, 0, &pattern(1, 4096)).expect("written");
+    assert_eq!(r2ts(&mut w), 0, "immediate data");
+    w.faults(0).set("x", Rule::new(sense(0x0b, 0x0c, 0x0c)).on(Commands::Writes).times(1));
+    for n in 0..4 {
+        w.write(c, n * 4096, &pattern(n, 4096)).expect("written");
+        assert_eq!(w.read(c, n * 4096, 4096), Ok(pattern(n, 4096)));
+    }
+    assert_eq!((r2ts(&mut w), w.failures(0)), (4, 0));
     w.finish();
 }

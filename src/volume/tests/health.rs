@@ -198,11 +198,11 @@ fn a_suspect_path_is_asked_and_trusted_by_steps() {
     Load::new(c, false).run(&mut w, 4, MS(2));
     Load::new(c, true).run(&mut w, 8, MS(5));
     let before = w.executed(0, WRITE_10);
-    for n in 0..16 {
+    for n in 0..64 {
         w.start_write(c, (200 + n) * 512, pattern(n, 512));
     }
     w.run_ms(1);
-    assert_eq!(w.executed(0, WRITE_10) - before, 8, "fully");
+    assert_eq!(w.executed(0, WRITE_10) - before, 32, "fully: its share of what came at once");
     w.finish();
 }
 
@@ -374,5 +374,35 @@ fn in_every_mode_a_late_write_is_aborted() {
         w.run_ms(10);
         assert_eq!((w.node(0).held(), w.failures(0)), (4, 0), "{fence:?}: questions only");
         heal(w);
+    }
+}
+
+/// How long after its portal answers again a path is active.
+fn back_after(net: Net, outage: Duration) -> Duration {
+    let mut w = World::new(Setup::default());
+    w.portals[0].net = net;
+    if net == Net::Refuses {
+        w.node(0).reset_connections();
+    }
+    w.run(outage);
+    // A silence on an idle path is found 1.5 s after the last ping's answer.
+    assert!(w.state(0) != State::Active || (net == Net::Silent && outage < MS(1600)));
+    w.portals[0].net = Net::Works;
+    let back = w.until_active();
+    w.finish();
+    back
+}
+
+#[test]
+fn a_path_is_used_soon_after_its_portal_answers() {
+    for net in [Net::Refuses, Net::Silent] {
+        for outage in [1200, 1400, 1700, 2000, 2300, 2600, 2999] {
+            let back = back_after(net, MS(outage));
+            assert!(back < MS(500), "{net:?} {outage} ms: {back:?}");
+        }
+        for outage in [3500, 5000, 7300, 11_000, 30_000, 61_700] {
+            let back = back_after(net, MS(outage));
+            assert!(back < MS(2050), "{net:?} {outage} ms: {back:?}");
+        }
     }
 }

@@ -23,5 +23,6 @@ mod history;
 mod identity;
 mod paths;
 mod peer;
+mod resize;
 mod wire;
 mod world;
