@@ -2,7 +2,7 @@
 
 use super::link::{self, Phase};
 use super::service;
-use super::{Action, Draining, Level, Notice, Volume, clients};
+use super::{Action, Draining, Level, Notice, Volume, clients, hedge};
 use crate::base::Instant;
 use crate::path::{Access, Events, LedgerCounters, PathIndex, Policy, State};
 use crate::session::Negotiated;
@@ -65,6 +65,8 @@ pub struct Snapshot {
     pub held: usize,
     /// The ledger's numbers; shared by the lanes of the device.
     pub fences: LedgerCounters,
+    /// Copies of slow reads.
+    pub hedges: hedge::Counters,
     /// Requests of clients.
     pub stats: IoStats,
     /// Paths in configured order.
@@ -288,6 +290,7 @@ impl Volume {
             read_only: self.spec.read_only || self.unit.as_ref().is_some_and(|u| u.read_only()),
             held: self.held,
             fences: self.shared.ledger().counters(),
+            hedges: self.hedges.counters(),
             stats: self.counters.clone(),
             paths: self.links.iter().map(|l| self.path_snapshot(l)).collect(),
             events: self.engine.events().clone(),

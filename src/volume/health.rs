@@ -42,7 +42,7 @@ pub(super) fn started(v: &mut Volume, now: Instant, path: PathIndex, op: Op) {
     }
 }
 
-/// A part that accused nobody is in flight on `path` no more.
+/// A command that accused nobody is in flight on `path` no more.
 pub(super) fn landed(v: &mut Volume, path: PathIndex, op: Op) {
     if op == Op::Other {
         return;
@@ -86,9 +86,22 @@ pub(super) fn deadline(v: &Volume) -> Instant {
 
 /// When the path becomes suspect if nothing moves there.
 fn silence_ends(v: &Volume, path: PathIndex) -> Instant {
+    moved(v, path) + patience(v, path)
+}
+
+/// How long nothing has moved on a path that owes answers.
+pub(super) fn quiet_for(v: &Volume, now: Instant, path: PathIndex) -> Duration {
+    match v.owing.contains(path) {
+        true => now - moved(v, path),
+        false => Duration::ZERO,
+    }
+}
+
+/// When a READ or WRITE last moved on the path, or became the first one there.
+fn moved(v: &Volume, path: PathIndex) -> Instant {
     let link = &v.links[path.get()];
     let moved = link.session_ref().map_or(Instant::ZERO, |session| session.last_moved());
-    moved.max(link.owed_since) + patience(v, path)
+    moved.max(link.owed_since)
 }
 
 /// What has to be done to the millisecond.
@@ -129,6 +142,9 @@ fn suspect(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
         if flight.started < first {
             (first, hung_at) = (flight.started, part.lba);
         }
+    }
+    for straggler in v.stragglers.values_mut().filter(|s| s.path == path) {
+        straggler.accused = true;
     }
     let link = &mut v.links[path.get()];
     link.owed = 0;

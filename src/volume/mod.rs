@@ -30,6 +30,7 @@ pub mod doubts;
 mod fencing;
 mod flush;
 mod health;
+pub mod hedge;
 mod link;
 mod memory;
 pub mod probe;
@@ -55,6 +56,7 @@ use abandon::Straggler;
 use bytes::Bytes;
 use clients::Client;
 pub use clients::ClientId;
+use hedge::Hedges;
 use link::Link;
 use request::{Part, PartId, Request, RequestId};
 use shared::Shared;
@@ -145,6 +147,7 @@ pub struct Volume {
     parts: Table<Part>,
     /// Commands that no part is in flight with.
     stragglers: Table<Straggler>,
+    hedges: Hedges,
     /// Paths with READs or WRITEs in flight that have not accused them.
     owing: PathSet,
     scratch: Vec<(Instant, PartId)>,
@@ -238,6 +241,7 @@ impl Volume {
             requests: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             parts: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             stragglers: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
+            hedges: Hedges::new(),
             owing: PathSet::EMPTY,
             scratch: Vec::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             unit: None,
@@ -354,6 +358,7 @@ impl Volume {
     pub fn handle_timeout(&mut self, now: Instant) {
         link::timeouts(self, now);
         health::timeouts(self, now);
+        hedge::timeouts(self, now);
         clients::timeouts(self, now);
         dispatch::delayed(self, now);
         if now >= self.next_tick {
@@ -390,9 +395,10 @@ impl Volume {
             dispatch::run(self, now);
             self.check_drain(now);
             if !self.again {
-                return;
+                break;
             }
         }
+        hedge::settle(self);
     }
 
     /// The next thing to do for the driver.
@@ -445,7 +451,7 @@ impl Volume {
                 next = next.min(self.engine.retry_at(link.index).unwrap_or(Instant::MAX));
             }
         }
-        next = next.min(health::deadline(self));
+        next = next.min(health::deadline(self)).min(hedge::deadline(self));
         next = next.min(self.engine.failback_deadline().unwrap_or(Instant::MAX));
         for (_, client) in self.clients.iter() {
             next = next.min(client.connection.poll_deadline().unwrap_or(Instant::MAX));

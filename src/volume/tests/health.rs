@@ -269,7 +269,8 @@ fn a_write_that_cannot_be_aborted_stays_in_doubt_until_its_status() {
 #[test]
 fn one_lost_command_accuses_its_path_once() {
     for writes in [false, true] {
-        let (mut w, c) = warm(Setup::default());
+        let tunables = Tunables { hedge_reads: false, ..Tunables::default() };
+        let (mut w, c) = warm(Setup { tunables, ..Setup::default() });
         w.faults(0).set("lost", Rule::new(Fault::Hold).on(Commands::Medium).blocks(60_000, 1));
         let from = w.now;
         let (mut tokens, mut longest) = (Vec::new(), Duration::ZERO);
