@@ -17,10 +17,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-const SCRIPTS: [&str; 3] = ["nbd.sh", "lio.sh", "proofs.sh"];
+const SCRIPTS: [&str; 4] = ["nbd.sh", "lio.sh", "proofs.sh", "stale.sh"];
 
 /// What the scripts need on the host, whose file system the machine sees; with its package.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 14] = [
     ("tgtd", "tgt"),
     ("nbd-client", "nbd-client"),
     ("mkfs.ext4", "e2fsprogs"),
@@ -29,6 +29,12 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("jq", "jq"),
     ("modprobe", "kmod"),
     ("nsenter", "util-linux"),
+    ("tc", "iproute2"),
+    ("dmsetup", "dmsetup"),
+    ("iscsid", "open-iscsi"),
+    ("iscsiadm", "open-iscsi"),
+    ("multipathd", "multipath-tools"),
+    ("udevadm", "udev"),
 ];
 
 #[test]
@@ -44,6 +50,11 @@ fn lio_with_mutual_chap_and_digests_across_network_failures() {
 #[test]
 fn answers_of_lio_that_prove_a_write_dead() {
     assert_passed("proofs.sh");
+}
+
+#[test]
+fn the_stale_write_beside_dm_multipath() {
+    assert_passed("stale.sh");
 }
 
 /// Boots once, whichever test comes first, and checks how `script` ended.

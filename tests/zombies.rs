@@ -15,7 +15,7 @@ mod harness;
 #[path = "lane/client.rs"]
 mod nbd_client;
 
-use harness::daemon::{Daemon, path_of};
+use harness::daemon::Daemon;
 use harness::embedded::{Embedded, initiator_name};
 use harness::forwarder::{Fate, Forwarder, PASS};
 use harness::tgtd::{PATHS, Pair, TARGETS};
@@ -261,7 +261,6 @@ fn round(
             after["devices"][0]["fences"]
         );
     }
-    assert!(path_of(&after, PATHS[0])["failures"].as_u64().unwrap() > 0);
     // Bytes that are late by now are not W1's: a read over the path that carried it comes after them.
     std::thread::sleep(Duration::from_millis(300));
     let through_mpio = client.read(offset, BLOCK as u32).unwrap();

@@ -3,7 +3,8 @@
 //! # One turn
 //! Submit and wait (one system call), hand every completion to its volume, read the clock once, let each
 //! touched volume finish its turn, gather one send per dirty socket (iSCSI sockets first), re-arm the
-//! receives. Nothing is sent while completions are handed out.
+//! receives. Nothing is sent while completions are handed out. What a turn costs depends on what happened
+//! in it, not on how many devices and paths there are: timers are looked at once per [`TIMER_GRAIN`].
 //!
 //! Deliberately not here: any protocol, and any decision about paths. Work of the control thread comes
 //! through a bounded mailbox; nothing here waits for it.
@@ -15,7 +16,7 @@ mod turn;
 
 pub use mailbox::{Command, CommandError, LaneHandle, Mailbox, PathAction};
 
-use crate::base::Instant;
+use crate::base::{Duration, Instant};
 use crate::ring::{Ring, RingError};
 use crate::volume::Volume;
 use sockets::{Index, Slot, Sockets};
@@ -55,14 +56,18 @@ pub enum LaneError {
 struct Device {
     volume: Volume,
     index: Index,
-    /// When its volume has to be called: asked once, at the end of a turn that touched it.
-    deadline: Option<Instant>,
     /// Something happened to it in this turn.
     touched: bool,
+    /// Something happened to it since its deadline was asked for.
+    stale: bool,
     drained: bool,
     /// Clients that found no place.
     refused: u64,
 }
+
+/// Deadlines are asked for at most this often, so a timer may be late by as much. While a lane is busy that
+/// is once in many turns.
+const TIMER_GRAIN: Duration = Duration::from_micros(500);
 
 /// The thread's state.
 struct Lane {
@@ -70,6 +75,15 @@ struct Lane {
     ring: Ring,
     epoch: time::Instant,
     devices: Vec<Device>,
+    /// When each device's volume has to be called, as last asked.
+    deadlines: Vec<Instant>,
+    /// When timers are looked at next.
+    timers_at: Instant,
+    /// Devices to which something happened in this turn.
+    touched: Vec<usize>,
+    /// How long this lane looks for completions before it sleeps: what the devices with commands
+    /// outstanding ask for.
+    spin: Duration,
     mailbox: Receiver<Command>,
     peers: Vec<Mailbox>,
     sockets: Sockets,

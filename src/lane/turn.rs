@@ -2,7 +2,7 @@
 
 use super::mailbox::{Command, CommandError, PathAction};
 use super::sockets::{Index, Socket, Sockets};
-use super::{Device, Lane, log};
+use super::{Device, Lane, TIMER_GRAIN, log};
 use crate::base::{Duration, Instant, TxQueue};
 use crate::limits;
 use crate::path::Stamp;
@@ -22,6 +22,10 @@ impl Lane {
             ring,
             epoch: std::time::Instant::now(),
             devices: Vec::new(),
+            deadlines: Vec::new(),
+            timers_at: Instant::MAX,
+            touched: Vec::new(),
+            spin: Duration::ZERO,
             mailbox,
             peers: Vec::new(),
             sockets: Sockets::default(),
@@ -41,30 +45,76 @@ impl Lane {
         let mut completions = Vec::with_capacity(256);
         let mut now = self.now();
         while !self.stopped {
-            let wait = self.next_wait(now);
+            if !self.spin.is_zero() {
+                self.look(now);
+            }
+            let wait = (self.timers_at < Instant::MAX).then(|| self.timers_at - now);
             self.ring.submit_and_wait(wait, &mut completions);
             now = self.now();
             for completion in completions.drain(..) {
                 self.complete(now, completion);
             }
-            for index in 0..self.devices.len() {
-                let device = &mut self.devices[index];
-                if device.deadline.is_some_and(|at| at <= now) {
-                    device.volume.handle_timeout(now);
-                    device.touched = true;
-                }
-                if self.devices[index].touched {
-                    self.finish(now, index);
-                }
+            let timers = now >= self.timers_at;
+            if timers {
+                self.timeouts(now);
+            }
+            self.spin = Duration::ZERO;
+            if !self.touched.is_empty() {
+                self.timers_at = self.timers_at.min(now + TIMER_GRAIN);
+            }
+            while let Some(index) = self.touched.pop() {
+                self.finish(now, index);
+                self.spin = self.spin.max(self.devices[index].volume.spin());
+            }
+            if timers {
+                self.schedule();
             }
             self.check_drained();
         }
     }
 
-    /// How long the ring may sleep.
-    fn next_wait(&self, now: Instant) -> Option<Duration> {
-        let next = self.devices.iter().filter_map(|d| d.deadline).min()?;
-        Some(next - now)
+    /// Looks for completions until there is one, for as long as the devices want it, before the lane sleeps.
+    fn look(&mut self, now: Instant) {
+        let until = self.timers_at.min(now + self.spin);
+        self.ring.submit();
+        while !self.ring.is_ready() && self.now() < until {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Marks a device: it finishes its turn.
+    fn touch(&mut self, index: usize) {
+        let device = &mut self.devices[index];
+        if !device.touched {
+            (device.touched, device.stale) = (true, true);
+            self.touched.push(index);
+        }
+    }
+
+    /// Lets the volumes do what is due.
+    fn timeouts(&mut self, now: Instant) {
+        for index in 0..self.devices.len() {
+            if self.refresh(index) <= now {
+                self.devices[index].volume.handle_timeout(now);
+                self.touch(index);
+            }
+        }
+    }
+
+    /// Asks for every deadline that may have changed, and finds the next one.
+    fn schedule(&mut self) {
+        self.timers_at = Instant::MAX;
+        for index in 0..self.devices.len() {
+            self.timers_at = self.timers_at.min(self.refresh(index));
+        }
+    }
+
+    fn refresh(&mut self, index: usize) -> Instant {
+        if std::mem::take(&mut self.devices[index].stale) {
+            let next = self.devices[index].volume.poll_deadline();
+            self.deadlines[index] = next.unwrap_or(Instant::MAX);
+        }
+        self.deadlines[index]
     }
 
     fn complete(&mut self, now: Instant, completion: Completion) {
@@ -77,8 +127,9 @@ impl Lane {
         let sock = sock_of(&completion);
         let Some(socket) = self.sockets.by_id(sock) else { return };
         let (index, endpoint) = (socket.device, socket.endpoint);
+        self.touch(index);
         let device = &mut self.devices[index];
-        device.touched = true;
+        let socket = self.sockets.by_id(sock).expect("it was there a moment ago");
         if matches!(completion, Completion::Closed { .. }) {
             device.index.remove(endpoint);
             self.sockets.remove(sock);
@@ -103,7 +154,6 @@ impl Lane {
             }
         }
         self.rearm(index);
-        self.devices[index].deadline = self.devices[index].volume.poll_deadline();
     }
 
     /// One gathered send per socket that has something to send, iSCSI sockets first.
@@ -224,8 +274,8 @@ impl Lane {
     }
 
     fn check_drained(&mut self) {
-        let all = self.devices.iter().all(|d| d.drained);
-        if let Some(reply) = self.draining.take_if(|_| all) {
+        let devices = &self.devices;
+        if let Some(reply) = self.draining.take_if(|_| devices.iter().all(|d| d.drained)) {
             let _ = reply.send(());
         }
     }
@@ -239,7 +289,7 @@ impl Lane {
                     if let Err(error) = self.devices[index].volume.add_path(now, *path) {
                         tracing::error!(device, path = name, "not used: {error}");
                     }
-                    self.devices[index].touched = true;
+                    self.touch(index);
                 }
             }
             Command::Client { device, fd, peer } => self.client(now, &device, fd, &peer),
@@ -276,21 +326,21 @@ impl Lane {
             }
             Command::Drain { reply } => {
                 self.draining = Some(reply);
-                for device in &mut self.devices {
-                    device.volume.drain(now);
-                    device.touched = true;
+                for index in 0..self.devices.len() {
+                    self.devices[index].volume.drain(now);
+                    self.touch(index);
                 }
             }
             Command::Peers(peers) => self.peers = peers,
             Command::Wake { device } => {
                 if let Some(index) = self.find(&device) {
-                    self.devices[index].touched = true;
+                    self.touch(index);
                 }
             }
             Command::TargetWasReset { device, target } => {
                 if let Some(index) = self.find(&device) {
                     self.devices[index].volume.target_was_reset(now, &target);
-                    self.devices[index].touched = true;
+                    self.touch(index);
                 }
             }
             Command::Stop => self.stopped = true,
@@ -304,9 +354,10 @@ impl Lane {
         let mut volume = Volume::new(now, spec, self.id, shared, entropy);
         volume.set_clock(now, wall_clock());
         let index = Index::default();
-        let device =
-            Device { volume, index, deadline: None, touched: true, drained: false, refused: 0 };
-        self.devices.push(device);
+        let (touched, stale, drained) = (false, false, false);
+        self.devices.push(Device { volume, index, touched, stale, drained, refused: 0 });
+        self.deadlines.push(Instant::MAX);
+        self.touch(self.devices.len() - 1);
     }
 
     fn find(&self, name: &str) -> Option<usize> {
@@ -321,15 +372,14 @@ impl Lane {
         let Some(index) = self.find(name) else {
             return Err(CommandError::NoSuchDevice(name.to_owned()));
         };
-        let device = &mut self.devices[index];
-        device.touched = true;
-        f(&mut device.volume)
+        self.touch(index);
+        f(&mut self.devices[index].volume)
     }
 
     fn client(&mut self, now: Instant, device: &str, fd: OwnedFd, peer: &str) {
         let Some(index) = self.find(device) else { return };
+        self.touch(index);
         let device = &mut self.devices[index];
-        device.touched = true;
         let Some(client) = device.volume.handle_client(now) else {
             // A flood of them is told ever more seldom.
             device.refused += 1;

@@ -14,6 +14,7 @@ mod failover;
 mod health;
 pub mod identity;
 mod ledger;
+pub mod planted;
 mod policy;
 mod select;
 mod state;

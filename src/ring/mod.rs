@@ -459,6 +459,19 @@ impl Ring {
         out.append(&mut self.ready);
     }
 
+    /// Submits what is queued, without waiting: before looking for completions with [`Ring::is_ready`].
+    pub fn submit(&mut self) {
+        self.enter(Some(Duration::ZERO));
+    }
+
+    /// Whether [`Ring::submit_and_wait`] would find something at once. A look into shared memory.
+    #[must_use]
+    pub fn is_ready(&mut self) -> bool {
+        !self.ready.is_empty()
+            || !self.ring.completion().is_empty()
+            || self.ring.submission().taskrun()
+    }
+
     /// An error when the table of sockets is full: a flood must not end the lane.
     fn room_for_socket(&self) -> io::Result<()> {
         if self.sockets.is_full() {

@@ -20,6 +20,7 @@ use super::spec::FenceProof;
 use super::table::Key;
 use super::{Level, Volume, abandon, probing};
 use crate::base::Instant;
+use crate::path::planted::{Bug, planted};
 use crate::path::{Nexus, PathIndex, Proof};
 use crate::session::TaskTag;
 
@@ -62,6 +63,10 @@ pub(super) fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) -> bool {
     if !needed(v, path) {
         return false;
     }
+    if planted(Bug::ResetSkipped) {
+        believe(v, path);
+        return false;
+    }
     if v.spec.tunables.fence_proof == FenceProof::Reinstatement {
         let proven = v.shared.ledger().proven(own, Proof::Reinstated);
         freed(v, now, path, proven, "login (fence_proof = \"reinstatement\")");
@@ -77,6 +82,13 @@ pub(super) fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) -> bool {
     v.shared.resets().wait(&unit_key(v, path), waiting);
     run_reset(v, now, path);
     true
+}
+
+/// What a planted fault takes for a proof.
+pub(super) fn believe(v: &mut Volume, path: PathIndex) {
+    let nexus = nexus(v, path);
+    v.shared.ledger().proven(nexus, Proof::ReinstatedAndReset);
+    request::wake_lanes(v);
 }
 
 /// Doubts of sessions in another portal group: this login is another nexus and proves nothing for them.

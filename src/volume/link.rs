@@ -14,6 +14,7 @@ use super::{Action, Level, Volume, complete, content, fencing};
 use crate::base::{Blame, Duration, Instant, TxQueue};
 use crate::limits;
 use crate::path::identity::LogicalUnit;
+use crate::path::planted::{Bug, planted};
 use crate::path::{Failure, PathIndex, State};
 use crate::session::{
     self, AsyncEvent, CloseReason, Event, Kind, LoginError, Session, SessionError,
@@ -297,6 +298,7 @@ fn session_config(v: &Volume, path: PathIndex) -> session::Config {
     let spec = &v.links[path.get()].spec;
     let kind = Kind::Normal { target: spec.target.clone() };
     let mut config = session::Config::new(v.spec.initiator_name.clone(), spec.isid, kind);
+    config.isid[5] ^= u8::from(planted(Bug::IsidChanges)) * v.links[path.get()].generation as u8;
     config.expected_portal_group = spec.portal_group;
     config.header_digest = spec.header_digest;
     config.data_digest = spec.data_digest;
@@ -351,6 +353,9 @@ pub(super) fn disconnected(
         }
     };
     fail(v, now, path, &why);
+    if planted(Bug::RetryTooLax) {
+        fencing::believe(v, path);
+    }
 }
 
 /// The driver has let go of the socket.

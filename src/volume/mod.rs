@@ -22,6 +22,7 @@
 mod abandon;
 pub mod admin;
 mod block_ops;
+mod census;
 mod clients;
 mod complete;
 mod content;
@@ -55,6 +56,7 @@ use crate::stats::IoStats;
 use abandon::Straggler;
 use bytes::Bytes;
 use clients::Client;
+pub use census::Census;
 pub use clients::ClientId;
 use hedge::Hedges;
 use link::Link;
@@ -463,6 +465,12 @@ impl Volume {
             next = next.min(self.next_tick);
         }
         (next < Instant::MAX).then_some(next)
+    }
+
+    /// How long the driver shall look for answers before it sleeps: zero unless commands are outstanding.
+    #[must_use]
+    pub fn spin(&self) -> Duration {
+        if self.parts.len() > 0 { self.spec.tunables.spin } else { Duration::ZERO }
     }
 
     fn needs_tick(&self) -> bool {

@@ -119,6 +119,9 @@ pub struct Tunables {
     pub hedge_reads: bool,
     /// `least-bytes`: a sequential stream stays on its path for this many bytes; 0 for never.
     pub sticky_bytes: u64,
+    /// How long a lane looks for answers before it sleeps, while a command of this device is outstanding;
+    /// zero for never. It costs a core for as long.
+    pub spin: Duration,
 }
 
 /// What proves that the commands of a lost session are dead, once its nexus is logged into again.
@@ -163,6 +166,7 @@ impl Default for Tunables {
             alua_transition_timeout: Duration::from_secs(60),
             hedge_reads: true,
             sticky_bytes: 0,
+            spin: Duration::ZERO,
         }
     }
 }

@@ -1,8 +1,10 @@
-//! What runs inside the virtual machine: this test program again, started there by `proofs.sh`.
+//! What runs inside the virtual machine: this test program again, started there by `proofs.sh` and `stale.sh`.
 
 use crate::harness::forwarder::{Fate, Forwarder, PASS};
 use crate::harness::nexus::{Names, Nexus};
 use crate::proofs::{Finding, LBA, LEN, QUESTIONS, Question, Storage, measure};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -107,4 +109,52 @@ fn answers_that_prove() {
     println!("## other nexus: {again} after {:?}", since.elapsed());
     let _ = &mut wrong;
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Bytes of a block that reach the device as they are: aligned, and alive until the end. The kernel's initiator
+/// sends from the caller's pages; a packet that is late carries what they hold then.
+struct Page(Box<Aligned>);
+
+#[repr(align(4096))]
+struct Aligned([u8; 4096]);
+
+impl Page {
+    fn of(word: &str) -> Page {
+        let mut page = Page(Box::new(Aligned([0; 4096])));
+        let line = format!("{word}\n");
+        page.0.0.iter_mut().zip(line.bytes().cycle()).for_each(|(byte, value)| *byte = value);
+        page
+    }
+}
+
+/// The story of the stale write on one device: W0, then, when the file `go` is there, W1 and W2 over it, each
+/// acknowledged. The device is opened once, so that nobody probes it in between; the end waits for the file `end`.
+#[test]
+#[ignore = "runs inside the virtual machine, started by stale.sh"]
+fn w1_then_w2() {
+    let variable = |name: &str| std::env::var(name).unwrap();
+    let (name, run) = (variable("name"), PathBuf::from(variable("run")));
+    let at: u64 = variable("at").parse().unwrap();
+    let device = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(nix::libc::O_DIRECT)
+        .open(variable("device"))
+        .unwrap();
+    let [w0, w1, w2] = ["W0", "W1", "W2"].map(Page::of);
+    device.write_all_at(&w0.0.0, at * 4096).unwrap();
+    std::fs::write(run.join(format!("{name}.ready")), "").unwrap();
+    let wait_for = |file: &str| {
+        while !run.join(file).exists() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    wait_for("go");
+    let began = std::time::Instant::now();
+    for (word, page) in [("W1", &w1), ("W2", &w2)] {
+        device.write_all_at(&page.0.0, at * 4096).unwrap();
+        println!("## {name}: {word} acknowledged after {:.1} s", began.elapsed().as_secs_f64());
+    }
+    std::fs::write(run.join(format!("{name}.done")), "").unwrap();
+    wait_for("end");
 }

@@ -1,7 +1,10 @@
 //! The engine by example, and its shares, orders and exclusions by property.
 
+mod groups;
+mod simulation;
+
 use super::*;
-use crate::path::WallClock;
+use crate::path::{AccessState, WallClock};
 use proptest::prelude::*;
 
 const READ: Ask = Ask { op: Op::Read, bytes: 512, at: None };
@@ -26,7 +29,8 @@ fn at(millis: u64) -> Instant {
 
 /// `n` paths, all connecting.
 fn fresh(policy: Policy, n: usize) -> Engine {
-    let mut e = Engine::new(NOW, Tuning { policy, seed: 7, ..Tuning::default() });
+    let burst = Burst { commands: 8, bytes: 256 * 1024 };
+    let mut e = Engine::new(NOW, Tuning { policy, burst, seed: 7, ..Tuning::default() });
     for index in 0..n {
         assert_eq!(e.add_path(NOW, info(index)), Ok(p(index)));
     }
@@ -304,6 +308,8 @@ enum Step {
     Return(usize),
     Switch(Policy),
     Full(usize, bool),
+    Weigh(usize, u32),
+    Access(usize, u8),
 }
 
 fn a_step() -> impl Strategy<Value = Step> {
@@ -315,7 +321,14 @@ fn a_step() -> impl Strategy<Value = Step> {
         2 => (0usize..32).prop_map(Step::Return),
         2 => prop::sample::select(POLICIES.to_vec()).prop_map(Step::Switch),
         1 => (0usize..32, any::<bool>()).prop_map(|(path, full)| Step::Full(path, full)),
+        1 => (0usize..32, 0u32..4).prop_map(|(path, weight)| Step::Weigh(path, weight)),
+        1 => (0usize..32, 0u8..16).prop_map(|(path, bits)| Step::Access(path, bits)),
     ]
+}
+
+fn access(bits: u8) -> Option<Access> {
+    let access = Access { state: AccessState::from_bits(bits), preferred: bits > 8, group: 1 };
+    (bits < 15).then_some(access)
 }
 
 proptest! {
@@ -382,7 +395,9 @@ proptest! {
                     e.set_full(p(path), is_full);
                     full.set(p(path), is_full);
                 }
-                Step::Full(..) => {}
+                Step::Weigh(path, weight) if path < n => e.set_weight(p(path), weight),
+                Step::Access(path, bits) if path < n => e.set_access(now, p(path), access(bits)),
+                Step::Full(..) | Step::Weigh(..) | Step::Access(..) => {}
             }
             let in_flight: u32 = e.paths().map(|path| e.in_flight(path)).sum();
             prop_assert_eq!(in_flight as usize, flying.len());

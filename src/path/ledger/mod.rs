@@ -27,6 +27,7 @@ mod stripes;
 mod tests;
 
 use super::PathIndex;
+use super::planted::{Bug, planted};
 use crate::base::{Duration, Instant};
 use crate::limits::LEDGER_TICKETS_MAX;
 use smallvec::SmallVec;
@@ -450,6 +451,9 @@ impl Ledger {
         if ticket.copies.is_empty() {
             self.counters.taken -= 1;
             self.free(id.slot);
+        }
+        if planted(Bug::FreeAtReply) {
+            self.end_doubts(|_, _| true, true);
         }
     }
 

@@ -99,8 +99,8 @@ impl Estimates {
         let before = estimate.units();
         estimate.sum = match estimate.sum {
             0 => units * SMOOTHING,
-            // Trials are rare: half the way at once, or a healed path would stay unused for long.
-            _ if was_trial && units < before => (before + units) / 2 * SMOOTHING,
+            // Trials are rare: most of the way at once, or a healed path would stay unused for long.
+            _ if was_trial && units < before => (before + 3 * units) / 4 * SMOOTHING,
             sum => sum - sum / SMOOTHING + units,
         };
         estimate.due = self.work + TRIAL_PRICE * estimate.units();
@@ -109,19 +109,21 @@ impl Estimates {
     /// The path of `candidates` to be tried now instead of `best`. One path is looked at each time.
     pub(super) fn trial(&mut self, candidates: PathSet, best: PathIndex) -> Option<PathIndex> {
         // While even the best is unknown, all are filled alike.
-        if self.work < self.next_trial || self.of[best.get()].sum == 0 {
-            return None;
-        }
+        let best_known = self.of[best.get()].sum > 0;
         let path = candidates.next_after(self.looked_at)?;
         self.looked_at = path;
         let estimate = self.of[path.get()];
-        if path == best || self.work < estimate.due {
+        if path == best || !best_known || self.work < estimate.due {
             return None;
         }
-        // Of an unknown path it is assumed that it is like the others.
-        let length = if estimate.sum == 0 { self.of[best.get()].units() } else { estimate.units() };
-        self.next_trial = self.work + TRIAL_PRICE * length;
-        self.of[path.get()].due = self.next_trial;
+        if estimate.sum > 0 {
+            if self.work < self.next_trial {
+                return None;
+            }
+            self.next_trial = self.work + TRIAL_PRICE * estimate.units();
+        }
+        // The first command of a path is free of charge, or many slow ones would hide a fast one for long.
+        self.of[path.get()].due = self.work + TRIAL_PRICE * estimate.units();
         self.on_trial.insert(path);
         Some(path)
     }

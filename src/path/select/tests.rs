@@ -3,6 +3,9 @@
 use super::*;
 use proptest::prelude::*;
 
+/// Shorter than the default, so that a few requests show everything.
+const BURST: Burst = Burst { commands: 8, bytes: 256 * 1024 };
+
 const RR: Policy = Policy::RoundRobin;
 const LQD: Policy = Policy::LeastQueueDepth;
 const LB: Policy = Policy::LeastBytes;
@@ -21,7 +24,7 @@ fn ask(bytes: u32) -> Ask {
 }
 
 fn selector(policy: Policy, n: usize) -> Selector {
-    with_burst(policy, n, Burst::default())
+    with_burst(policy, n, BURST)
 }
 
 fn with_burst(policy: Policy, n: usize, burst: Burst) -> Selector {
@@ -172,6 +175,25 @@ fn weights_are_shares_spread_smoothly() {
     let bursts: Vec<usize> = got.chunks(8).map(|burst| burst[0]).collect();
     assert!(got.chunks(8).all(|burst| burst.iter().all(|path| *path == burst[0])));
     assert_eq!(bursts, [0, 1, 0, 0, 1, 0, 0, 0], "by bursts in a large batch");
+}
+
+#[test]
+fn a_whole_unit_of_any_weight_ends_where_all_others_end() {
+    for weight in 1..=WEIGHT_MAX {
+        let mut load = selector(WP, 1).loads[0];
+        load.weight = weight;
+        for n in 1..=3 * weight {
+            let before = load.pass();
+            load.advance();
+            assert!(load.pass() > before);
+            if n % weight == 0 {
+                assert_eq!(load.pass(), u64::from(n / weight) * SCALE, "no rounding adds up");
+            }
+        }
+        load.catch_up(load.pass() + 12_345_678);
+        let (at, aim) = (load.pass(), (3 * SCALE) + 12_345_678);
+        assert!(at <= aim && aim - at <= 2 * load.stride(), "{weight}: {at} for {aim}");
+    }
 }
 
 #[test]

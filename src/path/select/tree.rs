@@ -46,10 +46,15 @@ impl Tree {
         let mut node = (LEAVES + path.get()) / 2;
         for _ in 0..ROUNDS {
             let (left, right) = (self.winners[2 * node], self.winners[2 * node + 1]);
-            let left_wins = self.keys[left as usize] <= self.keys[right as usize];
+            let left_wins = self.key(left) <= self.key(right);
             self.winners[node] = if left_wins { left } else { right };
             node /= 2;
         }
+    }
+
+    fn key(&self, leaf: u8) -> u128 {
+        // The remainder spares a bounds check; there are no greater leaves.
+        self.keys[usize::from(leaf) % LEAVES]
     }
 
     /// The path with the least key among `candidates`. One look when no other path has a lesser key; for
@@ -60,7 +65,7 @@ impl Tree {
 
     fn least_below(&self, node: usize, leaves: u32, candidates: PathSet) -> Option<u8> {
         let winner = self.winners[node];
-        if self.keys[winner as usize] == ABSENT || candidates.is_empty() {
+        if self.key(winner) == ABSENT || candidates.is_empty() {
             return None;
         }
         if candidates.0 >> winner & 1 != 0 {
@@ -78,7 +83,7 @@ impl Tree {
         let left = self.least_below(2 * node, half, lower);
         let right = self.least_below(2 * node + 1, half, upper);
         match (left, right) {
-            (Some(l), Some(r)) if self.keys[r as usize] < self.keys[l as usize] => Some(r),
+            (Some(l), Some(r)) if self.key(r) < self.key(l) => Some(r),
             (left, right) => left.or(right),
         }
     }

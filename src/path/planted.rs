@@ -1,0 +1,81 @@
+//! Faults that can be planted in the product, so that the simulator can show that it would find them. A
+//! build without the feature `planted` (every build that anybody uses) has none: the question is a constant.
+//!
+//! Deliberately not here: what a planted fault does; that stands in one line at its place.
+
+/// One planted fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// A connection that broke is taken for a proof: what was sent on it is repeated as if it were dead.
+    RetryTooLax,
+    /// The ISID changes with every login: the old session is not reinstated.
+    IsidChanges,
+    /// Login alone is taken for a proof, without LOGICAL UNIT RESET.
+    ResetSkipped,
+    /// A flush leaves one of its targets out.
+    FlushSkipsTarget,
+    /// A range is free as soon as its request is answered, whatever is in doubt.
+    FreeAtReply,
+    /// A range that becomes free is not handed on to who waits for it.
+    GrantForgotten,
+    /// A command that was aborted by a reset on another session is not repeated.
+    AbortedIsDone,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Bug; 7] = [
+        Bug::RetryTooLax,
+        Bug::IsidChanges,
+        Bug::ResetSkipped,
+        Bug::FlushSkipsTarget,
+        Bug::FreeAtReply,
+        Bug::GrantForgotten,
+        Bug::AbortedIsDone,
+    ];
+
+    /// As the simulator's command line has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Bug::RetryTooLax => "retry-too-lax",
+            Bug::IsidChanges => "isid-changes",
+            Bug::ResetSkipped => "reset-skipped",
+            Bug::FlushSkipsTarget => "flush-skips-target",
+            Bug::FreeAtReply => "free-at-reply",
+            Bug::GrantForgotten => "grant-forgotten",
+            Bug::AbortedIsDone => "aborted-is-done",
+        }
+    }
+}
+
+#[cfg(feature = "planted")]
+mod here {
+    use super::Bug;
+    use std::cell::Cell;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Plants a fault in this thread, or takes it out.
+    pub fn plant(bug: Option<Bug>) {
+        PLANTED.set(bug);
+    }
+
+    /// Whether this fault is planted in this thread.
+    #[must_use]
+    pub fn planted(bug: Bug) -> bool {
+        PLANTED.get() == Some(bug)
+    }
+}
+
+#[cfg(feature = "planted")]
+pub use here::{plant, planted};
+
+/// Whether this fault is planted: never.
+#[cfg(not(feature = "planted"))]
+#[must_use]
+pub const fn planted(_bug: Bug) -> bool {
+    false
+}

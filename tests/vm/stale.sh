@@ -1,0 +1,154 @@
+# In the virtual machine: the stale write, side by side. Two tgtd behind a network each; LUN 1 is merged by the
+# kernel's initiator and dm-multipath, LUN 2 by mpio and the kernel's NBD client. Packets to A are then held back
+# for 25 s: to both stacks the same fault at the same time. W1 goes to A, is repeated on B and acknowledged; W2
+# goes over it. When everything has arrived, one report says what each block holds.
+cd "$(dirname "$0")" || exit 1
+. ./lib.sh
+
+a=iqn.2026-11.test.stale:ha1 b=iqn.2026-11.test.stale:ha1partner
+size=$((16 * 1024 * 1024))
+at=$((4 * 1024 * 1024 / 4096)) # the block, in units of 4 KiB
+hold=25
+
+# --- storage: node A's files lie on a disk that can be suspended -------------------------------------
+
+storage_network A 10.78.1
+storage_network B 10.78.2
+
+node() { # NODE NAMESPACE ADDRESS TARGET
+  local adm=(tgtadm -C "$1" --lld iscsi)
+  mkdir -p /run/tgtd
+  ip netns exec "$2" tgtd -f -C "$1" --iscsi "portal=$3:3260" >>"$run/tgtd$1.log" 2>&1 &
+  started+=("$!")
+  wait_for 30 "tgtd $1" "${adm[@]}" --op show --mode system
+  "${adm[@]}" --op new --mode target --tid 1 -T "$4" || die "no target $4"
+  local lun
+  for lun in 1 2; do
+    "${adm[@]}" --op new --mode logicalunit --tid 1 --lun $lun -b "$run/lun$lun.img" &&
+      "${adm[@]}" --op update --mode logicalunit --tid 1 --lun $lun \
+        --params "vendor_id=TEST,product_id=MIRROR,product_rev=0001,scsi_id=TEST-stale-lun$lun,scsi_sn=stalelun$lun" ||
+      die "no LUN $lun on tgtd $1"
+  done
+  "${adm[@]}" --op bind --mode target --tid 1 -I ALL || die "cannot bind tgtd $1"
+}
+for lun in 1 2; do truncate -s "$size" "$run/lun$lun.img"; done
+node 3 A 10.78.1.10 "$a"
+node 4 B 10.78.2.10 "$b"
+
+# --- the kernel's stack ------------------------------------------------------------------------------
+
+modprobe -a sd_mod sg iscsi_tcp dm_multipath dm_service_time nbd sch_netem crc32c_generic 2>/dev/null
+/lib/systemd/systemd-udevd --daemon || die "no udevd"
+udevadm trigger --action=add && udevadm settle
+mkdir -p /etc/iscsi /run/lock/iscsi
+echo "InitiatorName=iqn.2026-11.test.vm:kernel" >/etc/iscsi/initiatorname.iscsi
+# Debian's own settings, with shorter times.
+sed -i -e 's|^iscsid.startup = .*|iscsid.startup = /bin/true|' -e 's|^node.startup = .*|node.startup = manual|' \
+  -e 's|^\(node.session.timeo.replacement_timeout\) = .*|\1 = 5|' \
+  -e 's|^\(node.conn\[0\].timeo.noop_out_[a-z]*\) = .*|\1 = 2|' /etc/iscsi/iscsid.conf
+iscsid -f >>"$run/iscsid.log" 2>&1 &
+started+=("$!")
+cat >/etc/multipath.conf <<'CONF'
+defaults {
+	find_multipaths no
+	user_friendly_names yes
+	path_grouping_policy failover
+	no_path_retry queue
+	fast_io_fail_tmo 5
+	polling_interval 2
+	max_polling_interval 2
+}
+blacklist {
+	devnode "^(ram|nbd|vd|loop)"
+}
+CONF
+multipathd -d -s >>"$run/multipathd.log" 2>&1 &
+started+=("$!")
+wait_for 30 "iscsid" grep -q ISCSIADM_ABSTRACT /proc/net/unix
+for network in A:10.78.1.10 B:10.78.2.10; do
+  iscsiadm -m discovery -t sendtargets -p "${network#*:}:3260" >/dev/null || die "the kernel's discovery fails"
+done
+iscsiadm -m node -T "$a" -p 10.78.1.10:3260 --login >/dev/null || die "the kernel cannot log in at A"
+udevadm settle
+iscsiadm -m node -T "$b" -p 10.78.2.10:3260 --login >/dev/null || die "the kernel cannot log in at B"
+udevadm settle
+mapped() { dm=$(dmsetup ls --target multipath | awk '/lun1|mpath/ {print $1}' | while read -r d; do
+  [ "$(dmsetup table "$d" | tr ' ' '\n' | grep -c '^8:')" = 2 ] && serial_is_lun1 "$d" && echo "$d"; done | head -n 1); [ -n "$dm" ]; }
+serial_is_lun1() { multipath -ll "$1" 2>/dev/null | grep -q ':1 sd'; }
+wait_for 60 "a multipath device with two paths" mapped
+say "dm-multipath: $(multipath -ll "$dm" | tr '\n' ' ')"
+
+# --- mpio ---------------------------------------------------------------------------------------------
+
+cat >"$run/mpio.toml" <<TOML
+[initiator]
+name = "iqn.2026-11.test.vm:mpio"
+
+[[portal]]
+name = "a"
+address = "10.78.1.10"
+source = "10.78.1.1"
+
+[[portal]]
+name = "b"
+address = "10.78.2.10"
+source = "10.78.2.1"
+
+[[device]]
+name = "vm0"
+targets = ["$a", "$b"]
+lun = 2
+policy = "failover"
+prefer = "a:ha1"
+export = "unix:$run/vm0.sock"
+trust_identity = true
+path_timeout = "5s"
+command_timeout = "10s"
+fence_timeout = "90s"
+TOML
+start_daemon
+attach 1
+say "both devices are there after $SECONDS s"
+
+# --- the experiment -----------------------------------------------------------------------------------
+
+for word in W0 W1 W2; do yes $word | head -c 4096 >"$run/$word"; done
+holds() { # FILE: which of them it holds
+  local word
+  dd if="$1" bs=4096 skip=$at count=1 status=none >"$run/now"
+  for word in W0 W1 W2; do cmp -s "$run/now" "$run/$word" && echo $word && return; done
+  echo "neither W1 nor W2"
+}
+story() { # NAME DEVICE
+  name=$1 device=$2 run=$run at=$at timeout 150 ./guest-tests --ignored --exact --nocapture guest::w1_then_w2 &
+  started+=("$!")
+  wait_for 30 "W0 by $1" test -e "$run/$1.ready"
+}
+story dm-multipath /dev/mapper/"$dm"
+story mpio /dev/nbd0
+udevadm settle
+[ "$(holds "$run/lun1.img") $(holds "$run/lun2.img")" = "W0 W0" ] || die "W0 is not there"
+
+tc qdisc add dev vA root netem delay ${hold}s || die "no netem"
+cut=$SECONDS
+touch "$run/go"
+say "packets to A are held back for $hold s"
+# When what was held has arrived, the network is well again: new packets are not late any more.
+sleep $((hold + 2 - (SECONDS - cut)))
+say "what was held has arrived; packets are on time again"
+tc qdisc change dev vA root netem delay 0ms || die "netem cannot be changed"
+for name in dm-multipath mpio; do wait_for 60 "W2 by $name" test -e "$run/$name.done"; done
+wait_for 60 "path a:ha1 active again" path_is a:ha1 active
+sleep 2
+
+verdict() { [ "$1" = W2 ] && echo "$1, right" || echo "$1, WRONG: W2 was acknowledged"; }
+kernel=$(holds "$run/lun1.img")
+ours=$(holds "$run/lun2.img")
+say "| packets to A held $hold s, tgtd $(dpkg-query -W -f '${Version}' tgt) | the block holds |"
+say "| open-iscsi + dm-multipath, linux $(uname -r) | $(verdict "$kernel") |"
+say "| mpio, nbd-client | $(verdict "$ours") |"
+say "mpio's fences: $(status | jq -c '.devices[0].fences')"
+[ "$ours" = W2 ] || die "mpio has let an old write win"
+[ "$kernel" = W1 ] || die "the fault did not show on dm-multipath: it proves nothing about mpio"
+touch "$run/end"
+say "stale.sh passed in $SECONDS s"

@@ -1,0 +1,348 @@
+//! What goes wrong in a run: which kinds of faults, how often, and when each heals.
+
+use crate::dice::Dice;
+use crate::net::Net;
+use crate::world::{World, theirs};
+use mpio::base::{Duration, Instant};
+use mpio_target::faults::{AsyncMessage, Commands, SenseCode};
+use mpio_target::{Fault, Rule};
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Strike {
+    Silence,
+    OneWay,
+    Refuse,
+    Slow,
+    /// Bytes of the connections of now wait in the network.
+    Stall,
+    Kill,
+    PowerCut,
+    Freeze,
+    /// The disk hangs while pings are answered.
+    HangDisk,
+    /// Commands are executed late.
+    Late,
+    /// Executed, never answered.
+    Mute,
+    Cut,
+    /// The target resets its connections and goes on with what it holds.
+    Reset,
+    Status,
+    Sense,
+    Attention,
+    Async,
+    NotReady,
+    LoginRefused,
+    Window,
+    ManagementMute,
+    SwapUnit,
+    /// An administrator.
+    Admin,
+}
+
+const ALL: [Strike; 23] = [
+    Strike::Silence,
+    Strike::OneWay,
+    Strike::Refuse,
+    Strike::Slow,
+    Strike::Stall,
+    Strike::Kill,
+    Strike::PowerCut,
+    Strike::Freeze,
+    Strike::HangDisk,
+    Strike::Late,
+    Strike::Mute,
+    Strike::Cut,
+    Strike::Reset,
+    Strike::Status,
+    Strike::Sense,
+    Strike::Attention,
+    Strike::Async,
+    Strike::NotReady,
+    Strike::LoginRefused,
+    Strike::Window,
+    Strike::ManagementMute,
+    Strike::SwapUnit,
+    Strike::Admin,
+];
+
+/// What heals later.
+#[derive(Debug, Clone)]
+enum Heal {
+    Net(usize),
+    Delay(usize),
+    Unstall(usize),
+    Start(usize),
+    Rule(usize, &'static str),
+    /// The disk goes on: what it held is executed, or forgotten.
+    Disk(usize, bool),
+    Enable(usize),
+}
+
+/// Faults of one run.
+#[derive(Debug, Clone)]
+pub struct Mischief {
+    kinds: Vec<Strike>,
+    one_in: u64,
+    shortest: Duration,
+    longest: Duration,
+    /// Clients vanish once in so many rounds; 0 for never.
+    pub vanish_one_in: u64,
+    /// The daemon is killed once in so many rounds; 0 for never.
+    pub daemon_one_in: u64,
+    pending: Vec<(Instant, Heal)>,
+}
+
+impl Mischief {
+    /// A few kinds only, so that each run has a character of its own.
+    pub fn new(dice: &mut Dice) -> Mischief {
+        if dice.one_in(3) {
+            return Mischief::doubts(dice);
+        }
+        let count = dice.pick(&[0, 1, 2, 3, 3, 4, 6, ALL.len()]);
+        // What leaves writes in doubt comes more often than the rest.
+        let doubts = [Strike::Stall, Strike::HangDisk, Strike::Late, Strike::Freeze, Strike::Silence];
+        let kind = |dice: &mut Dice| match dice.one_in(3) {
+            true => dice.pick(&doubts),
+            false => dice.pick(&ALL),
+        };
+        let mut kinds: Vec<Strike> = (0..count).map(|_| kind(dice)).collect();
+        if count == ALL.len() {
+            kinds = ALL.to_vec();
+        }
+        Mischief {
+            kinds,
+            one_in: dice.pick(&[3, 8, 20]),
+            shortest: Duration::from_millis(1),
+            longest: dice.pick(&[Duration::from_millis(100), Duration::from_secs(3), Duration::from_secs(30)]),
+            vanish_one_in: dice.pick(&[0, 0, 60]),
+            // A daemon that starts again has to fence what its predecessor left: see `World::start_daemon`.
+            daemon_one_in: 0,
+            pending: Vec::new(),
+        }
+    }
+
+    /// What leaves writes in doubt and ends the session meanwhile, long enough for an overwrite.
+    fn doubts(dice: &mut Dice) -> Mischief {
+        let late = [Strike::Stall, Strike::HangDisk, Strike::Late];
+        let ends = [Strike::Reset, Strike::Silence, Strike::OneWay, Strike::Refuse, Strike::Freeze];
+        Mischief {
+            kinds: vec![dice.pick(&late), dice.pick(&late), dice.pick(&ends)],
+            one_in: dice.pick(&[4, 10]),
+            shortest: Duration::from_millis(800),
+            longest: dice.pick(&[Duration::from_secs(5), Duration::from_secs(30)]),
+            vanish_one_in: 0,
+            daemon_one_in: 0,
+            pending: Vec::new(),
+        }
+    }
+
+    /// Whether a LUN may be swapped: then the device is told which one is meant.
+    #[must_use]
+    pub fn swaps_units(&self) -> bool {
+        self.kinds.contains(&Strike::SwapUnit)
+    }
+
+    /// One round: heals what is due, perhaps breaks something.
+    pub fn round(&mut self, w: &mut World, dice: &mut Dice) {
+        let now = w.now;
+        let due: Vec<_> = self.pending.extract_if(.., |(at, _)| *at <= now).collect();
+        for (_, heal) in due {
+            mend(w, &heal);
+        }
+        if !self.kinds.is_empty() && dice.one_in(self.one_in) {
+            let strike = dice.pick(&self.kinds);
+            for heal in hit(w, dice, strike) {
+                let after = dice.duration(self.shortest, self.longest);
+                self.pending.push((now + after, heal));
+            }
+        }
+    }
+
+    /// Everything heals.
+    pub fn end(&mut self, w: &mut World) {
+        w.tell("everything heals".to_owned());
+        for (_, heal) in std::mem::take(&mut self.pending) {
+            mend(w, &heal);
+        }
+        for node in 0..2 {
+            w.faults(node).clear();
+            mend(w, &Heal::Start(node));
+        }
+        for portal in 0..w.portals.len() {
+            w.set_net(portal, Net::Works);
+            w.stall(portal, false);
+        }
+        // Its clients come back to a daemon that runs.
+        if !w.daemon_runs() {
+            w.start_daemon();
+        }
+    }
+}
+
+/// Strikes once; what has to be healed later.
+fn hit(w: &mut World, dice: &mut Dice, strike: Strike) -> Vec<Heal> {
+    let node = dice.index(2);
+    let portal = dice.index(w.portals.len());
+    match strike {
+        Strike::Silence => network(w, portal, Net::Silent),
+        Strike::OneWay => network(w, portal, dice.pick(&[Net::NothingThere, Net::NothingBack])),
+        Strike::Refuse => network(w, portal, Net::Refuses),
+        Strike::Slow => {
+            let delay = dice.duration(Duration::from_millis(1), Duration::from_millis(500));
+            w.tell(format!("portal {portal} is {delay:?} away"));
+            w.portals[portal].delay = delay;
+            vec![Heal::Delay(portal)]
+        }
+        Strike::Stall => {
+            w.tell(format!("bytes to portal {portal} stall"));
+            w.stall(portal, true);
+            vec![Heal::Unstall(portal)]
+        }
+        Strike::Kill | Strike::PowerCut => {
+            if w.nodes[node].is_some() {
+                let dark = strike == Strike::PowerCut;
+                w.tell(format!("node {node} {}", if dark { "loses power" } else { "is killed" }));
+                w.kill(node, dark);
+            }
+            vec![Heal::Start(node)]
+        }
+        Strike::SwapUnit => {
+            if w.nodes[node].is_some() {
+                w.kill(node, false);
+            }
+            w.tell(format!("node {node} shows another unit"));
+            w.start_as_another(node);
+            vec![Heal::Start(node)]
+        }
+        Strike::Admin => admin(w, dice, portal),
+        Strike::Reset => {
+            if let Some(target) = &mut w.nodes[node] {
+                target.reset_connections();
+                w.tell(format!("node {node} resets its connections"));
+            }
+            Vec::new()
+        }
+        Strike::Attention | Strike::Async => {
+            tell_initiator(w, dice, node, strike);
+            Vec::new()
+        }
+        _ => by_rule(w, dice, node, strike),
+    }
+}
+
+fn network(w: &mut World, portal: usize, net: Net) -> Vec<Heal> {
+    w.tell(format!("portal {portal} {net:?}"));
+    w.set_net(portal, net);
+    vec![Heal::Net(portal)]
+}
+
+/// Faults of the target's own layers.
+fn by_rule(w: &mut World, dice: &mut Dice, node: usize, strike: Strike) -> Vec<Heal> {
+    let commands = dice.pick(&[Commands::Medium, Commands::Writes, Commands::Reads]);
+    let times = dice.pick(&[1, 3, 1000]);
+    let some = |fault: Fault| Rule::new(fault).on(commands).times(times);
+    let late = dice.duration(Duration::from_millis(5), Duration::from_secs(8));
+    let sense = |key, asc, ascq| Fault::Sense(SenseCode { key, asc, ascq });
+    let (name, rule) = match strike {
+        Strike::Freeze => ("freeze", Rule::new(Fault::Freeze)),
+        Strike::HangDisk => ("hang", some(Fault::Hold)),
+        Strike::Late => ("late", some(Fault::Delay(Duration::ZERO, late)).rate(0.3)),
+        Strike::Mute => ("mute", some(Fault::Mute).rate(0.2)),
+        Strike::Cut => {
+            let fault = [Fault::Reset, Fault::ResetAfter, Fault::Close, Fault::Silence];
+            ("cut", some(fault[dice.index(4)].clone()).rate(0.3).times(2))
+        }
+        // BUSY, TASK SET FULL, TASK ABORTED.
+        Strike::Status => ("status", some(Fault::Status(dice.pick(&[0x08, 0x28, 0x40])))),
+        Strike::Sense => {
+            // Aborted command, hardware error, unit attention in the middle.
+            let (key, asc, ascq) = dice.pick(&[(0xb, 0, 0), (0x4, 0x44, 0), (0x6, 0x3f, 0x0e)]);
+            ("sense", some(sense(key, asc, ascq)).rate(0.3))
+        }
+        // Becoming ready: one side of the mirror is not synchronized yet.
+        Strike::NotReady => {
+            let ready = Rule::new(sense(0x2, 0x04, 0x01));
+            w.faults(node).set("unready", ready.clone().on(Commands::Opcode(0)));
+            ("unsynced", ready.on(Commands::Medium))
+        }
+        Strike::LoginRefused => {
+            let (class, detail) = dice.pick(&[(3, 1), (3, 2), (3, 0)]);
+            ("login", Rule::new(Fault::LoginStatus { class, detail }).times(times))
+        }
+        Strike::Window => ("window", Rule::new(Fault::Window(dice.pick(&[0, 1, 2])))),
+        _ => ("tmf", Rule::new(Fault::TaskManagementMute).times(times)),
+    };
+    w.tell(format!("node {node}: {name} {:?} {:?}", rule.fault, rule.when));
+    w.faults(node).set(name, rule);
+    match strike {
+        Strike::HangDisk => vec![Heal::Disk(node, dice.one_in(4))],
+        Strike::NotReady => vec![Heal::Rule(node, name), Heal::Rule(node, "unready")],
+        _ => vec![Heal::Rule(node, name)],
+    }
+}
+
+fn tell_initiator(w: &mut World, dice: &mut Dice, node: usize, strike: Strike) {
+    let now = theirs(w.now);
+    let Some(target) = &mut w.nodes[node] else { return };
+    if strike == Strike::Attention {
+        let (asc, ascq) = dice.pick(&[(0x29, 0), (0x29, 3), (0x2a, 1), (0x2a, 6), (0x3f, 0x0e)]);
+        target.unit_attention(asc, ascq);
+        w.tell(format!("node {node}: unit attention {asc:02x}/{ascq:02x}"));
+        return;
+    }
+    // Logout wanted, connection dropped, session dropped.
+    let event = 1 + dice.below(3) as u8;
+    target.async_message(now, &AsyncMessage { event, parameter3: 1, ..AsyncMessage::default() });
+    w.tell(format!("node {node}: async event {event}"));
+}
+
+fn admin(w: &mut World, dice: &mut Dice, portal: usize) -> Vec<Heal> {
+    let now = w.now;
+    let lanes = 0..w.volumes.len();
+    let name = format!("{}:{}", (b'a' + portal as u8) as char, w.portals[portal].node);
+    let what = dice.below(3);
+    let policy = dice.pick(&mpio::path::Policy::ALL);
+    for lane in lanes {
+        let volume = &mut w.volumes[lane];
+        // A refusal (the last path, no such path) is an answer too.
+        let _ = match what {
+            0 => volume.set_policy(now, Some(policy), &[], None),
+            1 => volume.recheck_path(now, &name),
+            _ => volume.disable_path(now, &name, false),
+        };
+        w.wake(lane);
+    }
+    w.tell(format!("administrator: {} {name} {policy}", ["policy", "recheck", "disable"][what as usize]));
+    if what == 2 { vec![Heal::Enable(portal)] } else { Vec::new() }
+}
+
+fn mend(w: &mut World, heal: &Heal) {
+    w.tell(format!("healed: {heal:?}"));
+    match *heal {
+        Heal::Net(portal) => w.set_net(portal, Net::Works),
+        Heal::Delay(portal) => w.restore_delay(portal),
+        Heal::Unstall(portal) => w.stall(portal, false),
+        Heal::Start(node) => w.restart_as_itself(node),
+        Heal::Rule(node, name) => w.faults(node).remove(name),
+        Heal::Disk(node, forget) => {
+            let now = theirs(w.now);
+            w.faults(node).remove("hang");
+            if let Some(node) = &mut w.nodes[node] {
+                match forget {
+                    true => node.drop_held(),
+                    false => node.release(now),
+                };
+            }
+        }
+        Heal::Enable(portal) => {
+            let now = w.now;
+            let name = format!("{}:{}", (b'a' + portal as u8) as char, w.portals[portal].node);
+            for lane in 0..w.volumes.len() {
+                let _ = w.volumes[lane].enable_path(now, &name);
+                w.wake(lane);
+            }
+        }
+    }
+}

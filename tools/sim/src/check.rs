@@ -1,0 +1,170 @@
+//! The checkers: what must hold of a run, whatever happened in it. They know requests, answers and what the
+//! targets executed; nothing of the product's own reasoning.
+
+use crate::history::{Cell, ZERO};
+use crate::load::{Asked, Kind, Load, value};
+use crate::world::World;
+use mpio_target::Record;
+use std::collections::HashMap;
+
+/// What broke.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// Which rule.
+    pub rule: Rule,
+    /// How.
+    pub what: String,
+    /// Where, if it is about a place: first cell and count.
+    pub cells: Option<(u64, u64)>,
+}
+
+/// The rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// Every read returns what some order of the writes explains.
+    Order,
+    /// What was answered before a good flush is stable.
+    Stable,
+    /// After everything healed every request is answered and every path is back.
+    Alive,
+    /// Slots, queues and memory return to where they began.
+    Tidy,
+    /// No target saw the standard broken, no client did.
+    Protocol,
+    /// The product panicked, or is in a busy loop.
+    Panic,
+}
+
+impl Rule {
+    /// In words.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Rule::Order => "a read returned what no order of the writes explains",
+            Rule::Stable => "a write was answered and flushed, and is not stable",
+            Rule::Alive => "after everything healed, something did not come back",
+            Rule::Tidy => "something was left behind",
+            Rule::Protocol => "a peer saw the protocol broken",
+            Rule::Panic => "the product panicked",
+        }
+    }
+}
+
+/// Every read of every cell.
+///
+/// # Errors
+/// The first cell that cannot be explained.
+pub fn order(load: &Load) -> Result<(), Broken> {
+    let broken = |(what, cell)| Broken { rule: Rule::Order, what, cells: Some((cell, 1)) };
+    if let Some(found) = load.broken.clone() {
+        return Err(broken(found));
+    }
+    let mut cells: HashMap<u64, Cell> = HashMap::new();
+    for (token, asked) in load.asked.iter().enumerate() {
+        let good = asked.answer.as_ref().filter(|answer| answer.good);
+        let ended = good.map(|answer| answer.ended);
+        for cell in asked.first..asked.first + asked.cells {
+            let history = cells.entry(cell).or_insert_with(Cell::new);
+            match asked.kind {
+                Kind::Write { .. } => history.wrote(value(token, cell), asked.began, ended),
+                Kind::Zero { .. } => history.wrote(ZERO, asked.began, ended),
+                Kind::Trim => history.trimmed(asked.began, ended),
+                Kind::Flush => {}
+                Kind::Read => {
+                    let Some(answer) = good else { continue };
+                    let seen = answer.seen[(cell - asked.first) as usize];
+                    history.read(seen, asked.began, answer.ended);
+                }
+            }
+        }
+    }
+    let mut all: Vec<u64> = cells.keys().copied().collect();
+    all.sort_unstable();
+    for cell in all {
+        if let Err(what) = cells[&cell].check() {
+            return Err(broken((format!("cell {cell}: {what}"), cell)));
+        }
+    }
+    Ok(())
+}
+
+/// SYNCHRONIZE CACHE, both forms.
+const SYNCS: [u8; 2] = [0x35, 0x91];
+
+/// A write that was answered before a flush began is stable once that was answered: the target that executed
+/// it was flushed after it, or was out of reach then and the other one was flushed.
+///
+/// # Errors
+/// The first write that a good flush has left in a cache.
+pub fn stable(w: &World, load: &Load) -> Result<(), Broken> {
+    let abilities = &w.pair.config().nodes[0].abilities;
+    if !abilities.write_cache {
+        return Ok(());
+    }
+    let records = w.records();
+    let mut executed: HashMap<u32, Vec<&Record>> = HashMap::new();
+    for record in records.iter().filter(|r| r.checksum != 0) {
+        executed.entry(record.checksum).or_default().push(record);
+    }
+    let syncs: Vec<&Record> = records.iter().filter(|r| SYNCS.contains(&r.opcode)).collect();
+    let good = |asked: &&Asked| asked.answer.as_ref().is_some_and(|a| a.good);
+    for flush in load.asked.iter().filter(|a| a.kind == Kind::Flush).filter(good) {
+        let end = flush.answer.as_ref().map_or(0, |a| a.journal);
+        for (token, write) in load.asked.iter().enumerate() {
+            let Kind::Write { checksum, fua } = write.kind else { continue };
+            if fua && abilities.fua {
+                continue;
+            }
+            let before = write.answer.as_ref().is_some_and(|a| a.good && a.ended < flush.began);
+            // A write that was cut into several commands is not found by its checksum.
+            let Some(copies) = executed.get(&checksum).filter(|_| before) else { continue };
+            let covered = |copy: &&&Record| {
+                let node = copy.nexus.node;
+                let between = |s: &&&Record| s.sequence > copy.sequence && s.sequence < end;
+                let mut after = syncs.iter().filter(between);
+                let out_of_reach = !w.in_reach(node, flush.journal, end);
+                after.any(|s| s.nexus.node == node || out_of_reach)
+            };
+            if !copies.iter().any(|copy| covered(&copy)) {
+                let nodes: Vec<u8> = copies.iter().map(|c| c.nexus.node).collect();
+                let what = format!(
+                    "write #{token} was executed by node {nodes:?} and answered; a flush that began after \
+                     that was answered without SYNCHRONIZE CACHE there"
+                );
+                let cells = Some((write.first, write.cells));
+                return Err(Broken { rule: Rule::Stable, what, cells });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Nothing is left in any table, and nobody complains.
+///
+/// # Errors
+/// What was left, or what a target or client saw.
+pub fn tidy(w: &World) -> Result<(), Broken> {
+    let broken = |rule, what| Broken { rule, what, cells: None };
+    for (lane, volume) in w.volumes.iter().enumerate() {
+        let census = volume.census();
+        if census != mpio::volume::Census::default() {
+            return Err(broken(Rule::Tidy, format!("lane {lane}: {census:?}")));
+        }
+        let fences = volume.fences();
+        if fences.waiting != 0 || fences.taken != 0 || fences.pending != 0 {
+            return Err(broken(Rule::Tidy, format!("{fences:?}")));
+        }
+    }
+    for node in 0..2 {
+        if let Some(first) = w.pair.counters(node).violations().first() {
+            return Err(broken(Rule::Protocol, format!("node {node} saw: {first}")));
+        }
+    }
+    for (index, peer) in w.peers.iter().enumerate() {
+        use mpio::export::client::ClientError::{Malformed, Unexpected};
+        if let Some(error @ (Malformed(_) | Unexpected(_))) = &peer.ended {
+            return Err(broken(Rule::Protocol, format!("client {index} saw: {error}")));
+        }
+    }
+    Ok(())
+}
