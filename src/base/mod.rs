@@ -5,11 +5,13 @@
 pub mod blame;
 pub mod payload;
 pub mod serial;
+pub mod steady;
 pub mod time;
 pub mod tx;
 
 pub use blame::Blame;
 pub use payload::Payload;
 pub use serial::Serial;
+pub use steady::SteadyClock;
 pub use time::{Duration, Instant};
 pub use tx::TxQueue;

@@ -102,7 +102,8 @@ impl Mischief {
         }
         let count = dice.pick(&[0, 1, 2, 3, 3, 4, 6, ALL.len()]);
         // What leaves writes in doubt comes more often than the rest.
-        let doubts = [Strike::Stall, Strike::HangDisk, Strike::Late, Strike::Freeze, Strike::Silence];
+        let doubts =
+            [Strike::Stall, Strike::HangDisk, Strike::Late, Strike::Freeze, Strike::Silence];
         let kind = |dice: &mut Dice| match dice.one_in(3) {
             true => dice.pick(&doubts),
             false => dice.pick(&ALL),
@@ -115,7 +116,11 @@ impl Mischief {
             kinds,
             one_in: dice.pick(&[3, 8, 20]),
             shortest: Duration::from_millis(1),
-            longest: dice.pick(&[Duration::from_millis(100), Duration::from_secs(3), Duration::from_secs(30)]),
+            longest: dice.pick(&[
+                Duration::from_millis(100),
+                Duration::from_secs(3),
+                Duration::from_secs(30),
+            ]),
             vanish_one_in: dice.pick(&[0, 0, 60]),
             // A daemon that starts again has to fence what its predecessor left: see `World::start_daemon`.
             daemon_one_in: 0,
@@ -314,7 +319,10 @@ fn admin(w: &mut World, dice: &mut Dice, portal: usize) -> Vec<Heal> {
         };
         w.wake(lane);
     }
-    w.tell(format!("administrator: {} {name} {policy}", ["policy", "recheck", "disable"][what as usize]));
+    w.tell(format!(
+        "administrator: {} {name} {policy}",
+        ["policy", "recheck", "disable"][what as usize]
+    ));
     if what == 2 { vec![Heal::Enable(portal)] } else { Vec::new() }
 }
 

@@ -147,7 +147,8 @@ impl Cell {
     /// Some write of the value may have been the last one before each read.
     fn check_reads(&self) -> Result<(), String> {
         for read in &self.reads {
-            let of_value = self.writes.iter().filter(|w| w.value == read.value && w.began < read.ended);
+            let of_value =
+                self.writes.iter().filter(|w| w.value == read.value && w.began < read.ended);
             let overwritten = |w: &Wrote| {
                 let certain = self.writes.iter().filter(|other| !other.maybe);
                 certain.into_iter().any(|other| w.ended < other.began && other.ended < read.began)

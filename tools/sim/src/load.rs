@@ -190,7 +190,14 @@ impl Load {
     }
 
     /// Sends one request; its token.
-    pub fn submit(&mut self, w: &mut World, peer: usize, first: u64, cells: u64, kind: Kind) -> usize {
+    pub fn submit(
+        &mut self,
+        w: &mut World,
+        peer: usize,
+        first: u64,
+        cells: u64,
+        kind: Kind,
+    ) -> usize {
         let token = self.asked.len();
         let (offset, len) = (first * CELL, (cells * CELL) as u32);
         let mut kind = kind;
@@ -212,7 +219,16 @@ impl Load {
         w.trace.tell(w.now, About::Cells(first, cells), text);
         let journal = w.pair.journal().count();
         let began = w.submit(peer, token as u64, op);
-        self.asked.push(Asked { peer, kind, first, cells, began, journal, at: w.now, answer: None });
+        self.asked.push(Asked {
+            peer,
+            kind,
+            first,
+            cells,
+            began,
+            journal,
+            at: w.now,
+            answer: None,
+        });
         token
     }
 

@@ -172,7 +172,13 @@ pub struct Wire {
 
 impl Wire {
     /// Takes what the queue has, as far as the socket does. Returns bytes taken.
-    pub fn send(&mut self, now: Instant, portal: &Portal, dice: &mut Dice, tx: &mut TxQueue) -> usize {
+    pub fn send(
+        &mut self,
+        now: Instant,
+        portal: &Portal,
+        dice: &mut Dice,
+        tx: &mut TxQueue,
+    ) -> usize {
         let mut segments: Vec<Bytes> = Vec::new();
         let mut taken = 0;
         while !self.stuck && self.bytes_out < portal.send_buffer && tx.take(1, &mut segments) > 0 {
@@ -190,7 +196,8 @@ impl Wire {
     /// When the next thing arrives.
     #[must_use]
     pub fn next(&self, net: Net) -> Instant {
-        let to_target = if self.stalled || !net.to_target() { Instant::MAX } else { self.to_target.next() };
+        let to_target =
+            if self.stalled || !net.to_target() { Instant::MAX } else { self.to_target.next() };
         let to_volume = if net.to_volume() { self.to_volume.next() } else { Instant::MAX };
         to_target.min(to_volume)
     }

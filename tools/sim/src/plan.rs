@@ -136,7 +136,8 @@ fn pair(dice: &mut Dice, seed: u64) -> PairConfig {
         negotiation.immediate_data = !dice.one_in(3);
         negotiation.max_recv_segment = dice.pick(&[Some(256 * 1024), Some(8192), Some(1024), None]);
         negotiation.first_burst = dice.pick(&[256 * 1024, 4096, 512]);
-        negotiation.max_burst = dice.pick(&[16_776_192, 256 * 1024, 4096]).max(negotiation.first_burst);
+        negotiation.max_burst =
+            dice.pick(&[16_776_192, 256 * 1024, 4096]).max(negotiation.first_burst);
         negotiation.max_outstanding_r2t = dice.pick(&[8, 1]);
         negotiation.phase_collapse = dice.one_in(2);
         negotiation.time2wait = dice.pick(&[2, 0, 1]);
@@ -177,7 +178,8 @@ fn tunables(dice: &mut Dice) -> Tunables {
     tunables.last_path_command_timeout = dice.duration(tunables.command_timeout, ms(60_000));
     tunables.nop_interval = dice.duration(ms(100), ms(5000));
     tunables.queue_depth = dice.pick(&[128, 32, 4, 1]);
-    tunables.failback = dice.pick(&[Failback::Immediate, Failback::Manual, Failback::After(ms(500))]);
+    tunables.failback =
+        dice.pick(&[Failback::Immediate, Failback::Manual, Failback::After(ms(500))]);
     tunables
 }
 

@@ -40,7 +40,10 @@ fn what_is_not_so_is_found() {
         ("expect read 0..8 = nobody", 1),
         ("kill 0\nkill 0", 2),
         ("write 0..8\nexpect stale", 0),
-        ("setup policy failover\nsetup fence off\nhang 0 writes\nwrite 0..8\ngo on 0\nwrite 0..8\nrelease 0\nread 0..8", 0),
+        (
+            "setup policy failover\nsetup fence off\nhang 0 writes\nwrite 0..8\ngo on 0\nwrite 0..8\nrelease 0\nread 0..8",
+            0,
+        ),
     ] {
         let found = run("t", text).expect_err(text);
         assert!(found.starts_with(&format!("t:{line}: ")), "{text}: {found}");

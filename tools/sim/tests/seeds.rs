@@ -13,7 +13,11 @@ fn finds(bug: Bug, most: u64, rules: &[Rule]) -> u64 {
     for seed in 1..=most {
         if let Err(failure) = run(&Plan::new(seed, Some(bug))) {
             let report = report::report(&failure);
-            assert!(rules.contains(&failure.broken.rule), "{} is found otherwise:\n{report}", bug.name());
+            assert!(
+                rules.contains(&failure.broken.rule),
+                "{} is found otherwise:\n{report}",
+                bug.name()
+            );
             assert!(report.contains(&format!("seed {seed}: ")), "{report}");
             assert!(report.contains(&report::again(seed, Some(bug))), "{report}");
             assert!(report.lines().count() < 150, "{} lines", report.lines().count());

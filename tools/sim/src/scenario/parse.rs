@@ -35,8 +35,9 @@ pub fn parse(text: &str) -> Result<Scenario, Trouble> {
                     return Err(Trouble::new(number, "`setup` comes before everything else"));
                 }
                 words => {
-                    let step = step(words)
-                        .ok_or_else(|| Trouble::new(number, format!("says nothing: {statement}")))?;
+                    let step = step(words).ok_or_else(|| {
+                        Trouble::new(number, format!("says nothing: {statement}"))
+                    })?;
                     steps.push((number, step));
                 }
             }
@@ -55,7 +56,9 @@ fn set(setup: &mut Setup, words: &[&str]) -> Option<()> {
             let nodes: Option<Vec<usize>> = nodes.iter().map(|node| self::node(node)).collect();
             setup.portals = nodes?.into_iter().map(Portal::new).collect();
         }
-        ["lanes", lanes] => setup.lanes = lanes.parse().ok().filter(|lanes| (1..=4).contains(lanes))?,
+        ["lanes", lanes] => {
+            setup.lanes = lanes.parse().ok().filter(|lanes| (1..=4).contains(lanes))?
+        }
         ["policy", policy] => setup.policy = policy.parse().ok()?,
         ["fence", "overlap"] => setup.tunables.fence = FenceMode::Overlap,
         ["fence", "strict"] => setup.tunables.fence = FenceMode::Strict,
@@ -230,7 +233,8 @@ fn cells(word: &str) -> Option<Cells> {
 
 fn duration(word: &str) -> Option<Duration> {
     let unit = word.trim_start_matches(|c: char| c.is_ascii_digit());
-    let number: u64 = word[..word.len() - unit.len()].parse().ok().or((word == "never").then_some(0))?;
+    let number: u64 =
+        word[..word.len() - unit.len()].parse().ok().or((word == "never").then_some(0))?;
     Some(match unit {
         "us" => Duration::from_micros(number),
         "ms" => Duration::from_millis(number),
@@ -247,7 +251,8 @@ mod tests {
 
     #[test]
     fn words_become_steps() {
-        let text = "setup policy failover\nstall A; begin write 0..8 as w1 # held back\nthaw A\nwait 3s";
+        let text =
+            "setup policy failover\nstall A; begin write 0..8 as w1 # held back\nthaw A\nwait 3s";
         let scenario = parse(text).map_err(|trouble| trouble.what).expect("a scenario");
         let lines: Vec<usize> = scenario.steps.iter().map(|(line, _)| *line).collect();
         assert_eq!(lines, [2, 2, 3, 4]);

@@ -53,7 +53,9 @@ impl Play {
         }
         match (check::order(&self.load), self.stale) {
             (Ok(()), false) | (Err(_), true) => {}
-            (Ok(()), true) => return Err(Trouble::new(0, "every read can be explained: nothing is stale")),
+            (Ok(()), true) => {
+                return Err(Trouble::new(0, "every read can be explained: nothing is stale"));
+            }
             (Err(broken), false) => return Err(Trouble::of(&broken)),
         }
         Ok(())
@@ -237,7 +239,11 @@ impl Play {
             Expect::Told(what, count) => (w.logged(what) as u64, *count as u64),
             _ => return Ok(()),
         };
-        if found == wanted { Ok(()) } else { Err(format!("{found}, expected {wanted}\n{}", w.story())) }
+        if found == wanted {
+            Ok(())
+        } else {
+            Err(format!("{found}, expected {wanted}\n{}", w.story()))
+        }
     }
 
     fn in_state(&mut self, path: usize, state: State, patience: Duration) -> Result<(), String> {
@@ -253,7 +259,8 @@ impl Play {
         let peer = self.client("c");
         let token = self.load.submit(&mut self.world, peer, cells.0, cells.1 - cells.0, Kind::Read);
         self.answered(token, PATIENCE)?;
-        let seen = self.load.asked[token].answer.as_ref().map(|a| a.seen.clone()).unwrap_or_default();
+        let seen =
+            self.load.asked[token].answer.as_ref().map(|a| a.seen.clone()).unwrap_or_default();
         for (cell, seen) in (cells.0..).zip(seen) {
             let expected = wrote.map_or(ZERO, |token| value(token, cell));
             if seen != expected {

@@ -85,7 +85,9 @@ impl World {
 
     fn act(&mut self, lane: usize, action: Action) {
         match action {
-            Action::Connect { path, remote, timeout, .. } => self.attempt(lane, path, remote, timeout),
+            Action::Connect { path, remote, timeout, .. } => {
+                self.attempt(lane, path, remote, timeout)
+            }
             Action::GiveUp(path) => {
                 self.abandon_socket(lane, path.get());
                 self.attempts.retain(|a| (a.lane, a.path) != (lane, path));

@@ -122,7 +122,8 @@ impl World {
             let mut config: PairConfig = self.pair.config().clone();
             for node in &mut config.nodes {
                 node.identity.serial = "another-0002".to_owned();
-                node.identity.naa = Some(vec![0x60, 0, 0, 2, 2, 3, 4, 5, 6, 7, 8, 9, 0xa, 0xb, 0xc, 0xe]);
+                node.identity.naa =
+                    Some(vec![0x60, 0, 0, 2, 2, 3, 4, 5, 6, 7, 8, 9, 0xa, 0xb, 0xc, 0xe]);
             }
             Pair::new(config).expect("a pair like the first")
         });
