@@ -14,7 +14,7 @@
 
 use super::abandon::{self, Kind};
 use super::request::{PartId, PartVerb};
-use super::{Level, Volume, link};
+use super::{Level, Volume, check, link};
 use crate::base::{Duration, Instant};
 use crate::path::{CommandClass, Op, PathIndex, State, command_timeout};
 use crate::session::TaskTag;
@@ -69,6 +69,7 @@ pub(super) fn answered(v: &mut Volume, now: Instant, path: PathIndex, op: Op) {
 /// The path has become active.
 pub(super) fn back(v: &mut Volume, now: Instant, path: PathIndex) {
     v.links[path.get()].owed_since = now;
+    check::begin(v, now, path);
     move_reads(v, now);
 }
 
@@ -126,7 +127,7 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
 }
 
 /// The path is not chosen any more while another one is active.
-fn suspect(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
+pub(super) fn suspect(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
     if v.engine.state(path) != State::Active {
         return;
     }

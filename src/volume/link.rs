@@ -8,6 +8,7 @@
 //! A new socket is asked for only when the driver has let go of the old one, so that two sessions of one
 //! nexus never stand side by side on our side (RFC 7143 section 4.4.3).
 
+use super::check::{self, Check};
 use super::probing::{self, Probing};
 use super::spec::PathSpec;
 use super::{Action, Level, Volume, complete, content, fencing};
@@ -102,6 +103,7 @@ pub(super) struct Link {
     pub(super) asked: u32,
     /// Stragglers past their deadline.
     pub(super) overdue: u32,
+    pub(super) check: Check,
     /// The last failure is one that only a change of configuration cures.
     pub(super) misconfigured: bool,
 }
@@ -110,6 +112,8 @@ pub(super) struct Link {
 pub(super) const PROBE: u64 = u64::MAX;
 /// Token of LOGICAL UNIT RESET; a session has one out at most.
 pub(super) const FENCE: u64 = u64::MAX - 1;
+/// Token of the check of an idle path.
+pub(super) const CHECK: u64 = u64::MAX - 3;
 
 impl Link {
     pub(super) fn new(index: PathIndex, spec: PathSpec) -> Link {
@@ -139,6 +143,7 @@ impl Link {
             ask_at: Instant::MAX,
             asked: 0,
             overdue: 0,
+            check: Check::NONE,
             misconfigured: false,
             spec,
         }
@@ -173,7 +178,8 @@ impl Link {
         let own = match &self.phase {
             Phase::Waiting => self.mismatched_until.unwrap_or(Instant::MAX),
             Phase::Probing(probing) => probing.deadline(),
-            Phase::Up if self.disabling => self.disable_by,
+            Phase::Up if self.disabling => self.disable_by.min(self.check.deadline()),
+            Phase::Up => self.check.deadline(),
             _ => Instant::MAX,
         };
         let session = self.session.as_ref().and_then(|s| s.poll_deadline());
@@ -238,6 +244,7 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
             Phase::Up if overdue => {
                 fail(v, now, path, "disabled; its commands did not end within shutdown_timeout");
             }
+            Phase::Up => check::timeout(v, now, path),
             _ => {}
         }
         let last = v.engine.is_last(path);
@@ -477,6 +484,10 @@ fn event_(v: &mut Volume, now: Instant, path: PathIndex, event: Event) {
     match event {
         Event::Done { token: PROBE, tag, completion } => {
             probing::answered(v, now, path, tag, completion);
+        }
+        Event::Done { token: CHECK, completion, .. } => check::answered(v, now, path, &completion),
+        Event::Lost { token: CHECK, .. } | Event::Aborted { token: CHECK, .. } => {
+            check::ended(v, path);
         }
         Event::Lost { token: PROBE, .. } | Event::Aborted { token: PROBE, .. } => {
             probing::interrupted(v, now, path);

@@ -23,6 +23,7 @@ mod abandon;
 pub mod admin;
 mod block_ops;
 mod census;
+mod check;
 mod clients;
 mod complete;
 mod content;

@@ -6,7 +6,7 @@ use super::world::{Setup, World, pattern};
 use crate::base::{Duration, Instant};
 use crate::path::{FenceMode, Policy, State};
 use crate::volume::spec::Tunables;
-use mpio_target::faults::Commands;
+use mpio_target::faults::{Commands, SenseCode};
 use mpio_target::{Fault, Rule};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -435,4 +435,48 @@ fn a_pause_of_the_daemon_is_no_fault_of_a_path() {
         }
         heal(w);
     }
+}
+
+const TEST_UNIT_READY: u8 = 0x00;
+
+/// Nobody reads or writes, pings are answered, and the unit hangs.
+#[test]
+fn a_unit_that_hangs_behind_an_idle_path_is_found() {
+    let mut w = World::new(Setup::default());
+    w.faults(0).set("hang", Rule::new(Fault::Hold));
+    let found = w.until_state(0, State::Suspect);
+    assert!(found > MS(4000) && found < MS(7100), "{found:?}");
+    assert!(w.reason(0).contains("TEST UNIT READY"), "{}", w.reason(0));
+    w.run(MS(20_000));
+    assert_eq!((w.state(0), w.failures(0), w.state(1)), (State::Suspect, 0, State::Active));
+    heal(w);
+}
+
+#[test]
+fn an_idle_path_whose_unit_is_not_ready_is_not_kept() {
+    let mut w = World::new(Setup::default());
+    let not_ready = Fault::Sense(SenseCode { key: 2, asc: 0x04, ascq: 0x01 });
+    w.faults(0).set("becoming ready", Rule::new(not_ready));
+    let found = w.until("path 0 out", |w| w.state(0) != State::Active);
+    assert!(found <= MS(5100), "{found:?}");
+    heal(w);
+}
+
+/// Idle paths are asked every five seconds, busy ones are not.
+#[test]
+fn only_idle_paths_are_asked() {
+    let tunables = Tunables { check_interval: MS(20), ..Tunables::default() };
+    let (mut w, c) = warm(Setup { tunables, ..Setup::default() });
+    // A rule that only counts.
+    let count = Rule::new(Fault::Delay(MS(0), MS(0))).on(Commands::Opcode(TEST_UNIT_READY));
+    w.faults(0).set("count", count);
+    let asked = |w: &World| w.faults(0).struck("count");
+    let before = asked(&w);
+    Load::new(c, false).run(&mut w, 64, MS(100));
+    assert!(asked(&w) - before <= 1, "{}", asked(&w) - before);
+    let before = asked(&w);
+    w.run_ms(1000);
+    assert!((40..=51).contains(&(asked(&w) - before)), "{}", asked(&w) - before);
+    assert_eq!(suspected(&w), 0);
+    w.finish();
 }
