@@ -67,6 +67,14 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         prefer: Option<String>,
     },
+    /// Shows the tunables of a device, or changes some of them: all that are named, or none.
+    Set {
+        /// Device name.
+        device: String,
+        /// New values by key, as they are written in the configuration.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        values: BTreeMap<String, String>,
+    },
     /// Takes a path out or back.
     Path {
         /// Device name.
@@ -141,6 +149,8 @@ pub enum Outcome {
     Status(Box<Status>),
     /// Answer to [`Command::Policy`].
     Policy(PolicyStatus),
+    /// Answer to [`Command::Set`].
+    Set(SetStatus),
     /// Answer to [`Command::Fences`].
     Fences(FenceList),
     /// Answer to [`Command::ConfirmDead`].
@@ -162,6 +172,50 @@ pub struct PolicyStatus {
     pub weights: BTreeMap<String, u32>,
     /// Preferred path.
     pub prefer: Option<String>,
+}
+
+/// The tunables of one device, as they are after the request.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetStatus {
+    /// Device name.
+    pub device: String,
+    /// What the request has changed.
+    pub changed: Vec<Change>,
+    /// What is legal and dangerous in them.
+    pub warnings: Vec<String>,
+    /// Every tunable, in the order of the documentation.
+    pub tunables: Vec<TunableStatus>,
+}
+
+/// A changed tunable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Its key.
+    pub key: String,
+    /// Its value before.
+    pub from: String,
+    /// Its value now.
+    pub to: String,
+}
+
+/// One tunable. Values are written as in the configuration; an empty text is none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunableStatus {
+    /// Its key.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+    /// Its value when nobody has set it.
+    pub default: String,
+    /// `duration`, `number`, `size`, `flag`, `choice` or `text`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What is counted: `time`, `bytes`, `commands`, or nothing.
+    pub unit: String,
+    /// What is legal, in words.
+    pub range: String,
+    /// Why it is there.
+    pub reason: String,
 }
 
 /// Why a request was not done, in the three parts of every message: what, why, what to try.

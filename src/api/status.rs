@@ -239,6 +239,8 @@ pub struct PathStatus {
     pub weight: u32,
     /// Commands in flight.
     pub in_flight: u64,
+    /// Commands that may be in flight, over all lanes: `queue_depth`, or less while the target refuses more.
+    pub queue_depth: u64,
     /// Reads completed here.
     pub reads: u64,
     /// Writes completed here.
@@ -290,7 +292,7 @@ mod tests {
    "latency_us": {"read": {"p50": 90, "p99": 200, "p999": 400, "max": 900}, "write": {"p50": 0, "p99": 0, "p999": 0, "max": 0}},
    "paths": [
     {"name": "a:ha1", "portal": "10.10.1.10:3260", "source": "10.10.1.1", "target": "iqn.2026-11.example.san:ha1", "lun": 1,
-     "state": "active", "reason": "", "alua": "active-optimized", "group": 1, "weight": 1, "in_flight": 0,
+     "state": "active", "reason": "", "alua": "active-optimized", "group": 1, "weight": 1, "in_flight": 0, "queue_depth": 128,
      "reads": 1, "writes": 0, "read_bytes": 4096, "written_bytes": 0, "errors": 0, "failures": 0, "last_failure": "",
      "session": {"isid": "800000000000", "tsih": 1, "header_digest": "none", "data_digest": "none", "immediate_data": true},
      "latency_us": {"read": {"p50": 80, "p99": 150, "p999": 300, "max": 700}, "write": {"p50": 0, "p99": 0, "p999": 0, "max": 0}}}]}]}"#;

@@ -1,4 +1,5 @@
-//! What every layer stands on: time as an argument, serial arithmetic, payloads, transmit queues.
+//! What every layer stands on: time as an argument, serial arithmetic, payloads, transmit queues, the
+//! syntax of durations and sizes.
 //!
 //! Deliberately not here: anything that knows a protocol, and anything that reads a clock.
 
@@ -6,6 +7,7 @@ pub mod blame;
 pub mod payload;
 pub mod serial;
 pub mod steady;
+pub mod text;
 pub mod time;
 pub mod tx;
 

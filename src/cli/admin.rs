@@ -1,9 +1,10 @@
-//! `mpio policy` and `mpio path`: one request to the daemon, one answer for people or scripts.
+//! `mpio policy`, `mpio set` and `mpio path`: one request to the daemon, one answer for people or scripts.
 
-use super::args::{PathArgs, PolicyArgs};
+use super::args::{PathArgs, PolicyArgs, SetArgs};
 use super::{Failure, client, output};
-use crate::api::{Command, Outcome, PathAction, PolicyStatus};
+use crate::api::{Command, Outcome, PathAction, PolicyStatus, SetStatus};
 use crate::path::Policy;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -40,6 +41,63 @@ fn policy_text(status: &PolicyStatus) -> String {
         text.push_str(if used { "" } else { " (which it does not use)" });
     }
     text + "\n"
+}
+
+/// Shows or changes tunables.
+///
+/// # Errors
+/// A key that is given twice; those of [`client::ask`].
+pub fn set(args: SetArgs, control: Option<&Path>) -> Result<(), Failure> {
+    let mut values = BTreeMap::new();
+    for (key, value) in args.values {
+        if values.contains_key(&key) {
+            return Err(Failure::wrong(format!("{key}: it is set twice; try: one value")));
+        }
+        values.insert(key, value);
+    }
+    let shows = values.is_empty();
+    let command = Command::Set { device: args.device, values };
+    let Outcome::Set(status) = client::ask(control, command)? else {
+        return Err(client::unexpected());
+    };
+    for warning in &status.warnings {
+        output::complain(&format!("mpio: device {}: warning: {warning}\n", status.device));
+    }
+    if args.json {
+        let json = serde_json::to_string(&status).map_err(Failure::failed)?;
+        return output::print(&(json + "\n"));
+    }
+    output::print(&if shows { tunables_text(&status) } else { changes_text(&status) })
+}
+
+fn changes_text(status: &SetStatus) -> String {
+    if status.changed.is_empty() {
+        return format!("{}: nothing to change\n", status.device);
+    }
+    let word = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };
+    let mut text = String::new();
+    for change in &status.changed {
+        let (from, to) = (word(&change.from), word(&change.to));
+        let _ = writeln!(text, "{}: {} {to} (was {from})", status.device, change.key);
+    }
+    text
+}
+
+/// One block per tunable: reasons are too long for a table.
+fn tunables_text(status: &SetStatus) -> String {
+    let mut text = format!("device {}\n", status.device);
+    let width = status.tunables.iter().map(|t| t.key.len()).max().unwrap_or(0);
+    for t in &status.tunables {
+        let value = if t.value.is_empty() { "none" } else { &t.value };
+        let default = match t.default == t.value {
+            true => String::new(),
+            false if t.default.is_empty() => ", default none".to_owned(),
+            false => format!(", default {}", t.default),
+        };
+        let _ = writeln!(text, "  {:width$}  {value}  ({}{default})", t.key, t.range);
+        let _ = writeln!(text, "  {:width$}  {}", "", t.reason);
+    }
+    text
 }
 
 /// Takes a path out or back.

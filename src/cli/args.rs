@@ -67,6 +67,9 @@ pub enum Command {
     /// Show or change the policy of a device, under load
     #[command(after_help = POLICY_HELP)]
     Policy(PolicyArgs),
+    /// Show the tunables of a device, or change them under load
+    #[command(after_help = SET_HELP)]
+    Set(SetArgs),
     /// Take a path out, or back
     #[command(after_help = PATH_HELP)]
     Path(PathArgs),
@@ -126,6 +129,14 @@ Examples:
   mpio policy vm0                     show it
   mpio policy vm0 failover --prefer a:ha1
   mpio policy vm0 weighted-paths --weight a:ha1=3 --weight b:ha1partner=1";
+
+const SET_HELP: &str = "\
+All values of one command take effect together, or none does. They hold until the daemon ends.
+
+Examples:
+  mpio set vm0                        every tunable with its value, range and reason
+  mpio set vm0 path_timeout=2s nop_interval=250ms
+  mpio set vm0 no_path_timeout=never --json";
 
 const PATH_HELP: &str = "\
 Examples:
@@ -339,6 +350,20 @@ pub struct PolicyArgs {
     pub json: bool,
 }
 
+/// `set`.
+#[derive(Debug, Args)]
+pub struct SetArgs {
+    /// Device
+    #[arg(value_name = "DEVICE")]
+    pub device: String,
+    /// New values; without any, all tunables are shown
+    #[arg(value_name = "KEY=VALUE", value_parser = setting)]
+    pub values: Vec<(String, String)>,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `path`.
 #[derive(Debug, Args)]
 pub struct PathArgs {
@@ -476,6 +501,13 @@ fn weight(text: &str) -> Result<(String, u32), String> {
     match parsed {
         Some((path, n)) if !path.is_empty() && n <= WEIGHT_MAX => Ok((path.to_owned(), n)),
         _ => Err(format!("a weight is written PATH=N, N from 0 to {WEIGHT_MAX}, such as a:ha1=3")),
+    }
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a value is written KEY=VALUE, such as path_timeout=2s".to_owned()),
     }
 }
 

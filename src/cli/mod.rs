@@ -77,6 +77,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Config { command: ConfigCommand::Check { file } } => config_check::run(&file),
         Command::Status(args) => status::run(&args, control),
         Command::Policy(args) => admin::policy(&args, control),
+        Command::Set(args) => admin::set(args, control),
         Command::Path(args) => admin::path(args, control),
         Command::Fence(args) => fence::run(args, control),
         Command::Bench(args) => bench::run(&args, control),

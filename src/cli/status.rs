@@ -137,7 +137,7 @@ fn path_rows(paths: &[PathStatus]) -> Vec<Vec<String>> {
             format!("{source} -> {}", p.portal),
             p.group.to_string(),
             p.weight.to_string(),
-            p.in_flight.to_string(),
+            format!("{}/{}", p.in_flight, p.queue_depth),
             p.reads.to_string(),
             p.writes.to_string(),
             p.errors.to_string(),
@@ -184,6 +184,7 @@ mod tests {
             reason: reason.into(),
             group: 1,
             weight: 3,
+            queue_depth: 128,
             reads: 7,
             latency_us: Latency {
                 read: Percentiles { p50: 80, p99: 150, p999: 300, max: 700 },
@@ -225,8 +226,8 @@ device vm0: degraded, 1 GiB of 512-byte blocks
   policy   round-robin
   I/O      0 reads (0 B), 0 writes (0 B), 0 errors
   PATH          STATE   SOURCE -> PORTAL              GROUP  WEIGHT  IN FLIGHT  READS  WRITES  ERRORS  P99 READ  P99 WRITE  WHY
-  a:ha1         active  10.10.1.1 -> 10.10.1.10:3260  1      3       0          7      0       0       150us     -
-  b:ha1partner  failed  10.10.1.1 -> 10.10.1.10:3260  1      3       0          7      0       0       150us     -          no answer for 1 s
+  a:ha1         active  10.10.1.1 -> 10.10.1.10:3260  1      3       0/128      7      0       0       150us     -
+  b:ha1partner  failed  10.10.1.1 -> 10.10.1.10:3260  1      3       0/128      7      0       0       150us     -          no answer for 1 s
   2026-11-20T12:00:00.123Z  b:ha1partner  failed  no answer for 1 s
 ";
         assert_eq!(text(&status), expected);

@@ -2,7 +2,8 @@
 //!
 //! [`load`] reads a file, [`parse`] a text; both give either a whole [`Config`] or every error with its
 //! line. [`check`] adds what depends on this host (is the source one of our addresses?), [`build`] turns
-//! text into meaning, [`values`] holds the syntax of single values, [`secret`] the CHAP rules.
+//! text into meaning, [`values`] holds the syntax of single values, [`tune`] reads tunables,
+//! [`secret`] the CHAP rules.
 //!
 //! Deliberately not here: discovery, which turns portals and targets into paths.
 
@@ -10,6 +11,7 @@ pub mod build;
 pub mod check;
 pub mod document;
 pub mod secret;
+pub mod tune;
 pub mod values;
 
 #[cfg(test)]

@@ -203,7 +203,8 @@ fn start_exports(
 
 /// Tells every lane to finish, and waits for all of them, but not for ever.
 async fn drain(shared: &Shared) {
-    let longest = shared.config.devices.iter().map(|device| device.tunables.shutdown_timeout).max();
+    let devices = 0..shared.config.devices.len();
+    let longest = devices.map(|device| shared.tunables(device).shutdown_timeout).max();
     let longest = longest.unwrap_or_default();
     tracing::info!(at_most = %values::duration_text(longest), "draining");
     let mut answers = Vec::new();

@@ -6,7 +6,7 @@ use crate::ring::{Ring, RingConfig, Waker};
 use crate::volume::admin::{AdminError, Snapshot};
 use crate::volume::doubts::Doubt;
 use crate::volume::shared::Shared;
-use crate::volume::spec::{DeviceSpec, PathSpec};
+use crate::volume::spec::{DeviceSpec, PathSpec, Tunables};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
@@ -85,6 +85,17 @@ pub enum Command {
         prefer: Option<String>,
         /// The policy now in force.
         reply: oneshot::Sender<Result<Policy, CommandError>>,
+    },
+    /// Change the tunables, which were checked.
+    SetTunables {
+        /// Device name.
+        device: String,
+        /// All of them.
+        tunables: Box<Tunables>,
+        /// What changes, for the device's events.
+        changes: String,
+        /// Done.
+        reply: oneshot::Sender<Result<(), CommandError>>,
     },
     /// Do something to a path.
     Path {

@@ -324,6 +324,13 @@ impl Lane {
                 });
                 let _ = reply.send(result);
             }
+            Command::SetTunables { device, tunables, changes, reply } => {
+                let result = self.with_device(&device, |volume| {
+                    volume.set_tunables(now, *tunables, &changes);
+                    Ok(())
+                });
+                let _ = reply.send(result);
+            }
             Command::Path { device, path, action, reply } => {
                 let result = self.with_device(&device, |volume| match action {
                     PathAction::Disable { force } => Ok(volume.disable_path(now, &path, force)?),

@@ -242,6 +242,19 @@ impl LogicalUnit {
         LogicalUnit { write_protect: protected, ..self.clone() }
     }
 
+    /// The same unit with this many blocks: an administrator of the storage changed its size.
+    ///
+    /// # Panics
+    /// When there are none, or more than were in range when the unit was judged.
+    #[must_use]
+    pub fn with_blocks(&self, blocks: u64) -> LogicalUnit {
+        let size = blocks.checked_mul(self.block_size().into());
+        let size_bytes = size.filter(|bytes| (1..=i64::MAX.unsigned_abs()).contains(bytes));
+        let capacity = Capacity16 { last_lba: blocks.saturating_sub(1), ..self.capacity };
+        let size_bytes = size_bytes.expect("a number of blocks that a unit was judged with");
+        LogicalUnit { capacity, size_bytes, ..self.clone() }
+    }
+
     /// Write protected, by hardware or software.
     #[must_use]
     pub fn read_only(&self) -> bool {

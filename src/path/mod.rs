@@ -7,7 +7,9 @@
 
 mod access;
 mod backoff;
+mod cache;
 pub mod content;
+mod depth;
 mod engine;
 mod events;
 mod failover;
@@ -23,6 +25,8 @@ pub mod verdict;
 pub use crate::stats::{Ended, Op};
 pub use access::{Access, AccessState};
 pub use backoff::{Backoff, Failure, Reconnect};
+pub use cache::{CacheLoss, SessionId};
+pub use depth::Depth;
 pub use engine::{Deadline, DeviceHealth, Engine, PathInfo, Tally, TooManyPaths, Tuning};
 pub use events::{Event, Events, Stamp, WallClock, What};
 pub use health::{CommandClass, command_timeout};

@@ -360,8 +360,7 @@ fn by_answer(outcome: &Outcome, c: Context) -> Decision {
         },
         // None of our commands tests a condition.
         Status::ConditionMet | Status::Unknown(_) => FAIL.with(Actions::END_SESSION),
-        Status::Busy => busy(c),
-        Status::TaskSetFull => busy(c).with(Actions::QUEUE_FULL),
+        Status::Busy | Status::TaskSetFull => busy(c).with(Actions::QUEUE_FULL),
         Status::ReservationConflict => match c.command {
             CommandKind::TestUnitReady => DONE,
             CommandKind::Read

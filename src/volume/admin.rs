@@ -2,9 +2,10 @@
 
 use super::link::{self, Phase};
 use super::service;
-use super::{Action, Draining, Level, Notice, Volume, clients, hedge};
+use super::spec::Tunables;
+use super::{Action, Draining, Level, Notice, Volume, check, clients, hedge};
 use crate::base::Instant;
-use crate::path::{Access, Events, LedgerCounters, PathIndex, Policy, State};
+use crate::path::{Access, Events, Fence, FenceMode, LedgerCounters, PathIndex, Policy, State};
 use crate::session::Negotiated;
 use crate::stats::IoStats;
 use std::net::SocketAddr;
@@ -35,6 +36,8 @@ pub struct PathSnapshot {
     pub stats: IoStats,
     /// Commands in flight.
     pub in_flight: u32,
+    /// Commands that may be in flight: the tunable, or less while the target refuses more.
+    pub queue_depth: u16,
     /// How often it has failed, and why the last time.
     pub failures: u64,
     /// The last failure's text.
@@ -162,6 +165,34 @@ impl Volume {
             }));
         }
         Ok(())
+    }
+
+    /// Changes the tunables under load: from now on, for sessions that there are and for those to come.
+    /// The caller has checked them ([`super::tunables`]); `changes` names them for the device's events.
+    pub fn set_tunables(&mut self, now: Instant, tunables: Tunables, changes: &str) {
+        let fence = Fence { mode: tunables.fence, timeout: tunables.fence_timeout };
+        // The same on every lane, and harmless when another one has done it.
+        self.shared.ledger().set_fence(fence);
+        if self.spec.tunables.failback != tunables.failback {
+            self.engine.set_failback(now, tunables.failback);
+        }
+        self.engine.set_reconnect(tunables.reconnect());
+        let recheck = self.spec.tunables.check_interval != tunables.check_interval;
+        self.engine.set_sticky_bytes(tunables.sticky_bytes);
+        let strict = self.spec.tunables.fence == FenceMode::Strict;
+        self.spec.tunables = tunables;
+        for path in self.engine.paths().filter(|_| recheck) {
+            check::begin(self, now, path);
+        }
+        link::retune(self);
+        if strict && self.spec.tunables.fence != FenceMode::Strict {
+            super::request::without_proof(self, now);
+        }
+        if let Some(draining) = &mut self.draining {
+            let limit = now + self.spec.tunables.shutdown_timeout;
+            draining.deadline = draining.deadline.min(limit);
+        }
+        self.notice(now, Level::Info, None, "set", changes);
     }
 
     /// The policy in force.
@@ -312,6 +343,7 @@ impl Volume {
             preferred: self.engine.info(link.index).preferred,
             stats: self.engine.stats(link.index).clone(),
             in_flight: self.engine.in_flight(link.index),
+            queue_depth: link.depth.limit(),
             failures: self.engine.failures(link.index),
             last_failure: self.engine.last_failure(link.index).to_owned(),
             misconfigured: link.misconfigured,

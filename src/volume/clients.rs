@@ -297,6 +297,11 @@ fn accept_request(v: &mut Volume, now: Instant, id: ClientId, incoming: crate::e
         // It became so after the client was told what it may do.
         return reply(v, now, id, handle, Err(NbdError::Permission));
     }
+    if offset + len > unit.size_bytes() {
+        // Inside what the client was told, beyond what is left of it.
+        let error = if changes { NbdError::NoSpace } else { NbdError::Invalid };
+        return reply(v, now, id, handle, Err(error));
+    }
     let (mut first, mut end) = transfer::blocks(&unit, offset, len);
     let mut data = Payload::new();
     let verb = match incoming.kind {

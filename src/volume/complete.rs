@@ -34,9 +34,29 @@ pub(super) fn done(
     v.engine.finished(path, verb.op(), bytes, now - flight.started, ended);
     health::answered(v, now, path, verb.op());
     if good {
+        carried_out(v, now, path);
+        flush::session_answered(v, path, flight.started);
         good_answer(v, now, id, path, verb, data);
     } else {
         judge(v, now, id, path, outcome, data);
+    }
+}
+
+/// The target had room for a command.
+fn carried_out(v: &mut Volume, now: Instant, path: PathIndex) {
+    if v.links[path.get()].depth.carried_out(now) {
+        let why = "the target takes the whole queue depth again";
+        v.notice(now, Level::Info, Some(path), "queue depth", why);
+    }
+}
+
+/// The target had no room for one more command.
+fn queue_full(v: &mut Volume, now: Instant, path: PathIndex, outcome: &Outcome) {
+    let link = &mut v.links[path.get()];
+    let outstanding = link.session_ref().map_or(0, |session| session.in_flight());
+    if link.depth.refused(now, outstanding) {
+        let why = format!("lowered, for the target answered {outcome}");
+        v.notice(now, Level::Info, Some(path), "queue depth", &why);
     }
 }
 
@@ -130,7 +150,7 @@ fn context(v: &Volume, id: PartId, path: PathIndex, outcome: &Outcome) -> Contex
     let history = &part.history;
     let here = history.last.as_ref().is_some_and(|(last, _)| *last == path);
     let zero_unless_here = |value| if here { value } else { 0 };
-    let same = history.last.as_ref().is_some_and(|(p, o)| *p != path && o.is_same_as(outcome));
+    let same = history.elsewhere.iter().any(|(p, o)| *p != path && o.is_same_as(outcome));
     let usable = v.engine.usable();
     // A part that belongs to one target has no other paths than that one's.
     let usable = part.only.map_or(usable, |only| usable.and(only));
@@ -167,7 +187,10 @@ fn learn(v: &mut Volume, id: PartId, path: PathIndex, outcome: Outcome, verdict:
             history.waited_here += wait;
             history.waited += wait;
         }
-        Verdict::RetryElsewhere | Verdict::FailPathRetryElsewhere => history.refused.insert(path),
+        Verdict::RetryElsewhere | Verdict::FailPathRetryElsewhere => {
+            history.refused.insert(path);
+            history.elsewhere.push((path, outcome));
+        }
         Verdict::Done | Verdict::GiveToCaller(_) => {}
     }
     if !matches!(verdict, Verdict::RetryHereLater(_)) {
@@ -191,6 +214,12 @@ pub(super) fn act(
         Actions::REINQ | Actions::RECAP | Actions::REMODE | Actions::RELUN | Actions::HOLD;
     if actions.contains(Actions::EARLIER_LOST) {
         v.shared.set_earlier_lost();
+    }
+    if actions.contains(Actions::QUEUE_FULL) {
+        queue_full(v, now, path, outcome);
+    }
+    if actions.contains(Actions::CACHE_LOST) {
+        flush::cache_lost(v, now, path, false);
     }
     if actions.contains(Actions::READ_ONLY) {
         v.links[path.get()].adopt_protection = true;

@@ -44,7 +44,9 @@ pub(super) fn needed(v: &mut Volume, path: PathIndex, found: &LogicalUnit) -> Op
     if known && references(v, path).is_empty() {
         return None;
     }
-    let probe = Probe::new(found.blocks(), found.block_size(), known);
+    // Only what both have: the unit may be larger here than over the other paths.
+    let blocks = v.shared.unit().map_or(found.blocks(), |unit| unit.blocks().min(found.blocks()));
+    let probe = Probe::new(blocks, found.block_size(), known);
     Some(Comparing { found: Box::new(found.clone()), probe, asked: None, reported: false })
 }
 

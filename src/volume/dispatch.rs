@@ -86,6 +86,12 @@ fn start(v: &mut Volume, now: Instant, id: PartId) -> Started {
         candidates = allowed;
     }
     let unit = v.unit.as_ref().expect("a usable path has shown the unit");
+    if part.lba + u64::from(part.blocks) > unit.blocks() {
+        // The unit has shrunk since the request was taken in.
+        let error = if part.verb.changes_state() { NbdError::NoSpace } else { NbdError::Invalid };
+        request::part_done(v, now, id, Err(error));
+        return Started::Yes;
+    }
     let bytes = part.blocks.saturating_mul(unit.block_size());
     let op = part.verb.op();
     let at = Some(part.lba.saturating_mul(u64::from(unit.block_size())));

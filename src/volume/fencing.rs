@@ -18,7 +18,7 @@ use super::request::{self, PartId};
 use super::resets::{UnitKey, Waiting};
 use super::spec::FenceProof;
 use super::table::Key;
-use super::{Level, Volume, abandon, probing};
+use super::{Level, Volume, abandon, flush, probing};
 use crate::base::Instant;
 use crate::path::planted::{Bug, planted};
 use crate::path::{Nexus, PathIndex, Proof};
@@ -124,6 +124,7 @@ fn run_reset(v: &mut Volume, now: Instant, path: PathIndex) {
     let key = unit_key(v, path);
     let patience = v.spec.tunables.management_timeout;
     let Some(serial) = v.shared.resets().begin(now, &key, nexus(v, path), patience) else { return };
+    flush::will_reset(v, path);
     let link = &mut v.links[path.get()];
     let session = link.session.as_mut().expect("only a session that is logged in resets");
     if session.reset_logical_unit(now, key.lun, FENCE) {

@@ -5,6 +5,7 @@
 //! covered by its mirror: the flush goes to every reachable target instead, and the unreachable one keeps
 //! its mark until it has been flushed after its return.
 
+use super::link::Link;
 use super::request::{self, Asker, Part, PartVerb, Request, RequestId, Stage, Verb};
 use super::{Level, Volume};
 use crate::base::Instant;
@@ -39,6 +40,12 @@ pub(super) fn stabilise(v: &mut Volume, now: Instant, id: RequestId) {
         return;
     }
     request.covers = Some(Box::new(marks));
+    synchronize(v, id, targets);
+}
+
+/// SYNCHRONIZE CACHE on one path of each set.
+fn synchronize(v: &mut Volume, id: RequestId, targets: Vec<PathSet>) {
+    let request = v.requests.get_mut(id).expect("the caller holds the request");
     request.live += targets.len() as u32;
     for paths in targets {
         let mut part = Part::new(id, PartVerb::Sync, 0, 0);
@@ -46,6 +53,18 @@ pub(super) fn stabilise(v: &mut Volume, now: Instant, id: RequestId) {
         let part = v.parts.insert(part);
         v.ready.push_back(part);
     }
+}
+
+/// Sessions that may know that nothing was lost, where some path says that it was: a FLUSH asks them, once.
+fn ask_witnesses(v: &mut Volume, id: RequestId) -> bool {
+    let request = v.requests.get_mut(id).expect("the caller holds the request");
+    if request.verb != Verb::Flush || request.asked_witnesses || !v.shared.cache_watch() {
+        return false;
+    }
+    request.asked_witnesses = true;
+    let witnesses = v.shared.cache_loss(|loss| loss.witnesses(v.lane)).and(v.engine.usable());
+    synchronize(v, id, witnesses.iter().map(PathSet::only).collect());
+    !witnesses.is_empty()
 }
 
 /// The last flush of a volume that ends its service.
@@ -95,17 +114,86 @@ pub(super) fn reached(v: &mut Volume, id: RequestId, path: PathIndex) {
 }
 
 /// The flush was good: the writes that it covered are stable, on the targets that were reached. It still
-/// fails, once, if a target has told meanwhile that it lost what it had acknowledged.
-pub(super) fn settled(v: &mut Volume, now: Instant, id: RequestId) {
+/// fails, once, if a target has told meanwhile that it lost what it had acknowledged. Returns whether that is
+/// all: others may have to be asked first.
+pub(super) fn settled(v: &mut Volume, now: Instant, id: RequestId) -> bool {
+    if ask_witnesses(v, id) {
+        return false;
+    }
     let request = v.requests.get_mut(id).expect("the caller holds the request");
-    if let Some(marks) = request.covers.take() {
-        for path in request.reached.iter() {
-            v.shared.mark_flushed(path, marks[path.get()]);
-        }
+    let reached = request.reached;
+    let marks = request.covers.take().unwrap_or_default();
+    let unflushed = unflushed(v, &marks);
+    for path in reached.iter() {
+        v.shared.mark_flushed(path, marks[path.get()]);
     }
-    if request.verb == Verb::Flush && v.shared.take_earlier_lost() {
-        request.failure = Some(NbdError::Io);
-        let why = "a target reported that an earlier, acknowledged write has failed";
-        v.notice(now, Level::Error, None, "flush failed", why);
+    let request = v.requests.get_mut(id).expect("the caller holds the request");
+    if request.verb != Verb::Flush {
+        return true;
     }
+    let lost = v.shared.cache_loss(|loss| loss.flushed(unflushed));
+    let why = if v.shared.take_earlier_lost() {
+        "a target reported that an earlier, acknowledged write has failed"
+    } else if lost {
+        "the targets were powered on or reset since writes that they had acknowledged: these may be lost"
+    } else {
+        // Told as stable: it is not said to be lost later.
+        v.shared.cover(&marks);
+        return true;
+    };
+    v.shared.cover(&marks);
+    v.requests.get_mut(id).expect("the caller holds the request").failure = Some(NbdError::Io);
+    v.notice(now, Level::Error, None, "flush failed", why);
+    true
+}
+
+/// Paths that have acknowledged writes, up to `marks`, into a cache, and no flush has covered them.
+fn unflushed(v: &Volume, marks: &Marks) -> PathSet {
+    let cached = |link: &&Link| link.unit.as_ref().is_none_or(|unit| unit.write_cache());
+    let dirty = |link: &&Link| v.shared.is_unflushed(link.index, marks[link.index.get()]);
+    v.links.iter().filter(cached).filter(dirty).map(|link| link.index).collect()
+}
+
+fn same_target(v: &Volume, path: PathIndex) -> PathSet {
+    let target = &v.links[path.get()].spec.target;
+    v.links.iter().filter(|l| l.spec.target == *target).map(|l| l.index).collect()
+}
+
+/// A session's unit was powered on or reset: see [`crate::path::CacheLoss`]. `relogin`: it was found on a
+/// session that has just been logged in.
+pub(super) fn cache_lost(v: &mut Volume, now: Instant, path: PathIndex, relogin: bool) {
+    let resets = v.shared.resets_sent(path);
+    let link = &mut v.links[path.get()];
+    let since = if relogin { link.heard } else { link.good };
+    if std::mem::replace(&mut link.resets, resets) != resets {
+        // That was our own LOGICAL UNIT RESET, which leaves caches as they are.
+        return;
+    }
+    let unflushed = unflushed(v, &v.shared.acknowledged_marks()).contains(path);
+    v.shared.cache_loss(|loss| loss.report(now, (v.lane, path), since, unflushed));
+}
+
+/// A session is in service.
+pub(super) fn session_up(v: &Volume, path: PathIndex) {
+    let login = v.links[path.get()].login;
+    v.shared.cache_loss(|loss| loss.up((v.lane, path), login));
+}
+
+/// A session has ended.
+pub(super) fn session_ended(v: &Volume, path: PathIndex) {
+    v.shared.cache_loss(|loss| loss.down((v.lane, path)));
+}
+
+/// A session has carried out a command without an attention before it.
+pub(super) fn session_answered(v: &mut Volume, path: PathIndex, started: Instant) {
+    let good = &mut v.links[path.get()].good;
+    *good = started.max(*good);
+    if v.shared.cache_watch() {
+        v.shared.cache_loss(|loss| loss.answered((v.lane, path), started));
+    }
+}
+
+/// A LOGICAL UNIT RESET is about to be sent: every session of its target will report it.
+pub(super) fn will_reset(v: &Volume, path: PathIndex) {
+    v.shared.resetting(same_target(v, path));
 }

@@ -11,12 +11,12 @@
 use super::check::{self, Check};
 use super::probing::{self, Probing};
 use super::spec::PathSpec;
-use super::{Action, Level, Volume, complete, content, fencing};
+use super::{Action, Level, Volume, complete, content, fencing, flush};
 use crate::base::{Blame, Duration, Instant, TxQueue};
 use crate::limits;
 use crate::path::identity::LogicalUnit;
 use crate::path::planted::{Bug, planted};
-use crate::path::{Failure, PathIndex, State};
+use crate::path::{Depth, Failure, PathIndex, State};
 use crate::session::{
     self, AsyncEvent, CloseReason, Event, Kind, LoginError, Session, SessionError,
 };
@@ -90,6 +90,17 @@ pub(super) struct Link {
     pub(super) rechecking: bool,
     /// The recheck was asked for by a write that the unit refused as protected.
     pub(super) adopt_protection: bool,
+    /// When the present session was logged in, and when the one before was last heard of.
+    pub(super) login: Instant,
+    pub(super) heard: Instant,
+    /// When the last command was sent that has ended well.
+    pub(super) good: Instant,
+    /// Resets of ours that its session has reported, or was made after.
+    pub(super) resets: u64,
+    /// How many commands it takes.
+    pub(super) depth: Depth,
+    /// Its unit takes more than one command at a time (CMDQUE).
+    pub(super) queues: bool,
     /// Since when the command window is closed with nothing in flight.
     closed_since: Option<Instant>,
     /// READs and WRITEs in flight that have not accused the path, and since when there are any.
@@ -116,7 +127,7 @@ pub(super) const FENCE: u64 = u64::MAX - 1;
 pub(super) const CHECK: u64 = u64::MAX - 3;
 
 impl Link {
-    pub(super) fn new(index: PathIndex, spec: PathSpec) -> Link {
+    pub(super) fn new(index: PathIndex, spec: PathSpec, depth: u16) -> Link {
         Link {
             index,
             remote: spec.portal,
@@ -135,6 +146,12 @@ impl Link {
             mismatched_until: None,
             rechecking: false,
             adopt_protection: false,
+            login: Instant::ZERO,
+            heard: Instant::ZERO,
+            good: Instant::ZERO,
+            resets: 0,
+            depth: Depth::new(depth),
+            queues: true,
             closed_since: None,
             owed: 0,
             owed_since: Instant::ZERO,
@@ -168,7 +185,9 @@ impl Link {
     /// Commands that the session would take now.
     pub(super) fn room(&self) -> usize {
         match self.phase {
-            Phase::Up => self.session.as_ref().map_or(0, |s| s.room()),
+            Phase::Up => self.session.as_ref().map_or(0, |s| {
+                s.room().min(usize::from(self.depth.limit()).saturating_sub(s.in_flight()))
+            }),
             _ => 0,
         }
     }
@@ -247,17 +266,34 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
             Phase::Up => check::timeout(v, now, path),
             _ => {}
         }
-        let last = v.engine.is_last(path);
-        let timeout = match last {
-            true => v.spec.tunables.last_path_timeout,
-            false => v.spec.tunables.path_timeout,
-        };
+        let timeout = silence_timeout(v, path);
         let Some(session) = v.links[index].session.as_mut() else { continue };
         session.set_silence_timeout(timeout);
         if session.poll_deadline().is_some_and(|(at, _)| at <= now) {
             session.handle_timeout(now);
             v.mark_link(path);
             events(v, now, path);
+        }
+    }
+}
+
+fn silence_timeout(v: &Volume, path: PathIndex) -> Duration {
+    match v.engine.is_last(path) {
+        true => v.spec.tunables.last_path_timeout,
+        false => v.spec.tunables.path_timeout,
+    }
+}
+
+/// The tunables have changed: what a session keeps of them follows.
+pub(super) fn retune(v: &mut Volume) {
+    for index in 0..v.links.len() {
+        let timeout = silence_timeout(v, v.links[index].index);
+        let tunables = &v.spec.tunables;
+        let link = &mut v.links[index];
+        link.depth.allow(if link.queues { tunables.queue_depth } else { 1 });
+        if let Some(session) = link.session.as_mut() {
+            session.set_nop_interval(tunables.nop_interval);
+            session.set_silence_timeout(timeout);
         }
     }
 }
@@ -314,7 +350,8 @@ fn session_config(v: &Volume, path: PathIndex) -> session::Config {
     config.nop_interval = v.spec.tunables.nop_interval;
     config.silence_timeout = v.spec.tunables.last_path_timeout;
     config.management_timeout = v.spec.tunables.management_timeout;
-    config.queue_depth = v.spec.tunables.queue_depth;
+    // The link keeps to the depth that is allowed, which can change while the session lives.
+    config.queue_depth = limits::TASKS_PER_SESSION_MAX as u16;
     config
 }
 
@@ -441,6 +478,10 @@ pub(super) fn give_up(v: &mut Volume, now: Instant, path: PathIndex, then: Then)
     let link = &mut v.links[path.get()];
     assert!(link.has_socket(), "only a socket that exists can be given up");
     link.phase = Phase::Closing { then };
+    if let Some(session) = link.session_ref() {
+        link.heard = session.last_received();
+    }
+    flush::session_ended(v, path);
     v.actions.push_back(Action::GiveUp(path));
     fencing::session_ended(v, path);
     if let Some(session) = v.links[path.get()].session.as_mut() {
@@ -576,6 +617,8 @@ fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) {
     let link = &mut v.links[path.get()];
     assert!(matches!(link.phase, Phase::LoggingIn), "a login ends once");
     link.hops = 0;
+    link.login = now;
+    link.resets = v.shared.resets_sent(path);
     let group = link.session_ref().and_then(Session::negotiated).and_then(|n| n.portal_group);
     link.portal_group = group;
     v.engine.transition(now, path, State::Probing, "logged in");

@@ -46,12 +46,13 @@ mod table;
 #[cfg(all(test, feature = "linux"))]
 mod tests;
 mod transfer;
+pub mod tunables;
 
 use crate::base::{Duration, Instant, TxQueue};
 use crate::export;
 use crate::path::identity::LogicalUnit;
 use crate::path::{
-    BlockRange, Burst, Engine, PathIndex, PathSet, Reconnect, Stamp, State, TooManyPaths, Tuning,
+    BlockRange, Burst, Engine, PathIndex, PathSet, Stamp, State, TooManyPaths, Tuning,
 };
 use crate::stats::IoStats;
 use abandon::Straggler;
@@ -156,6 +157,10 @@ pub struct Volume {
     scratch: Vec<(Instant, PartId)>,
     /// The logical unit once one path has shown it.
     unit: Option<Arc<LogicalUnit>>,
+    /// Which version of the shared unit that is.
+    unit_version: u64,
+    /// It was told that the paths show different sizes.
+    sizes_differ: bool,
     /// Blocks per READ or WRITE: what every path seen so far takes.
     transfer_step: u32,
     /// Parts that wait for a path, in order of arrival.
@@ -229,11 +234,7 @@ impl Volume {
             seed: u64::from_le_bytes(seed),
         };
         let mut engine = Engine::new(now, tuning);
-        engine.set_reconnect(Reconnect {
-            min: spec.tunables.reconnect_min,
-            max: spec.tunables.reconnect_max,
-            penalty_max: spec.tunables.flap_penalty_max,
-        });
+        engine.set_reconnect(spec.tunables.reconnect());
         let catalog = clients::catalog(&spec.name);
         Volume {
             lane,
@@ -248,6 +249,8 @@ impl Volume {
             owing: PathSet::EMPTY,
             scratch: Vec::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             unit: None,
+            unit_version: 0,
+            sizes_differ: false,
             transfer_step: u32::MAX,
             ready: VecDeque::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             unplaced: Vec::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
@@ -288,7 +291,7 @@ impl Volume {
     pub fn add_path(&mut self, now: Instant, spec: PathSpec) -> Result<PathIndex, TooManyPaths> {
         let index = self.engine.add_path(now, spec.info())?;
         assert_eq!(index.get(), self.links.len(), "engine and links count together");
-        self.links.push(Link::new(index, spec));
+        self.links.push(Link::new(index, spec, self.spec.tunables.queue_depth));
         self.content_open = content::open(self);
         link::connect(self, now, index);
         Ok(index)
@@ -391,6 +394,12 @@ impl Volume {
 
     /// Ends a turn: grants ranges, makes parts, gives them paths. Call it after all events of a turn.
     pub fn finish_turn(&mut self, now: Instant) {
+        let version = self.shared.unit_version();
+        if self.unit_version != version && self.unit.is_some() {
+            // Another lane has found it changed.
+            self.unit_version = version;
+            self.unit = self.shared.unit();
+        }
         loop {
             self.again = false;
             clients::attend(self, now);

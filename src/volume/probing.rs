@@ -2,11 +2,11 @@
 
 use super::link::{self, Link, PROBE, Phase, Retry, Then, where_};
 use super::probe::{self, Probe};
-use super::{Level, Volume, clients, content, health, transfer};
+use super::{Action, Level, Volume, clients, content, flush, health, transfer};
 use crate::base::{Duration, Instant};
 use crate::path::identity::LogicalUnit;
 use crate::path::verdict::{Actions, Outcome};
-use crate::path::{PathIndex, State};
+use crate::path::{PathIndex, PathSet, State};
 use crate::session::{Command, Completion, Direction, TaskTag};
 use std::sync::Arc;
 
@@ -158,8 +158,13 @@ fn step(v: &mut Volume, now: Instant, path: PathIndex) {
             probing.progress = now + time;
         }
         probe::Step::Ready(unit) => {
-            if probe.attentions().contains(Actions::EARLIER_LOST) {
+            let found = probe.attentions();
+            let relogin = !link.rechecking;
+            if found.contains(Actions::EARLIER_LOST) {
                 v.shared.set_earlier_lost();
+            }
+            if found.contains(Actions::CACHE_LOST) {
+                flush::cache_lost(v, now, path, relogin);
             }
             admit(v, now, path, *unit);
         }
@@ -208,7 +213,10 @@ fn admit(v: &mut Volume, now: Instant, path: PathIndex, found: LogicalUnit) {
     let adopt = std::mem::take(&mut v.links[path.get()].adopt_protection) || alone;
     let admitted = match wrong {
         Some(why) => Err(why),
-        None => v.shared.admit(path, &found, adopt).map_err(|m| m.to_string()),
+        None => {
+            let resized = may_be_resized(v, path, &found);
+            v.shared.admit(path, &found, adopt, resized).map_err(|m| m.to_string())
+        }
     };
     v.links[path.get()].rechecking = false;
     match admitted {
@@ -225,6 +233,19 @@ fn admit(v: &mut Volume, now: Instant, path: PathIndex, found: LogicalUnit) {
         }
         Err(why) => mismatch(v, now, path, &why),
     }
+}
+
+/// Whether another size than the device's is a change of size, and not another unit. On a session that was
+/// in service it is. After a new login the paths in service have to show it too; where there are none, the
+/// path has to have shown the unit before.
+fn may_be_resized(v: &Volume, path: PathIndex, found: &LogicalUnit) -> bool {
+    let link = &v.links[path.get()];
+    let mut serving = v.engine.usable().minus(PathSet::only(path)).iter().peekable();
+    if link.rechecking || serving.peek().is_none() {
+        return link.unit.is_some();
+    }
+    let blocks = |path: PathIndex| v.links[path.get()].unit.as_ref().map(|unit| unit.blocks());
+    serving.all(|other| blocks(other) == Some(found.blocks()))
 }
 
 /// It is another unit: never used, and looked at again after a while.
@@ -248,33 +269,64 @@ fn in_service(
     found: LogicalUnit,
     unit: Arc<LogicalUnit>,
 ) {
-    let protected = |unit: &Option<Arc<LogicalUnit>>| unit.as_ref().map(|u| u.read_only());
-    let before = protected(&v.unit);
-    v.unit = Some(unit);
+    let before = v.unit.replace(unit);
+    v.unit_version = v.shared.unit_version();
     v.content_open = content::open(v);
-    let after = protected(&v.unit);
     v.transfer_step = v.transfer_step.min(transfer::step(&found));
     let link = &mut v.links[path.get()];
+    link.queues = found.queues_commands();
     link.unit = Some(Arc::new(found));
     link.phase = Phase::Up;
     let why = where_(link);
+    flush::session_up(v, path);
+    link::retune(v);
     v.engine.transition(now, path, State::Active, &why);
     v.notice(now, Level::Info, Some(path), "active", &why);
     health::back(v, now, path);
-    if before.is_none() {
-        clients::answer_open(v, now);
-    } else if before != after {
-        let now_is = if after == Some(true) { "write protected" } else { "writable" };
-        v.notice(
-            now,
-            Level::Warn,
-            Some(path),
-            "write protection",
-            &format!("the unit is {now_is} now"),
+    match before {
+        None => clients::answer_open(v, now),
+        Some(before) => changed(v, now, path, &before),
+    }
+}
+
+/// The unit may not be what it was: the administrator is told, and the other paths are asked as well.
+fn changed(v: &mut Volume, now: Instant, path: PathIndex, before: &LogicalUnit) {
+    let unit = v.unit.clone().expect("a path is in service");
+    let differ = v.shared.sizes_differ();
+    let mut why = Vec::new();
+    if before.read_only() != unit.read_only() {
+        let now_is = if unit.read_only() { "write protected" } else { "writable" };
+        let text = format!("the unit is {now_is} now");
+        v.notice(now, Level::Warn, Some(path), "write protection", &text);
+        why.push("the unit's write protection has changed");
+    }
+    if before.blocks() != unit.blocks() {
+        let text = format!(
+            "the unit has {} bytes now, and had {}; new connections see it, old ones keep their size",
+            unit.size_bytes(),
+            before.size_bytes()
         );
-        for index in (0..v.links.len()).filter(|index| *index != path.get()) {
-            let other = v.links[index].index;
-            recheck(v, now, other, "the unit's write protection has changed");
+        v.notice(now, Level::Warn, Some(path), "capacity", &text);
+        why.push("the unit's size has changed");
+        for link in &mut v.links {
+            // What was another size may be the same one now.
+            link.mismatched_until = link.mismatched_until.map(|_| now);
         }
+    } else if differ && !std::mem::replace(&mut v.sizes_differ, true) {
+        let text = format!(
+            "the paths show different sizes; the device keeps {} bytes until they agree",
+            unit.size_bytes()
+        );
+        v.notice(now, Level::Warn, Some(path), "capacity", &text);
+        why.push("another path shows another size");
+    }
+    v.sizes_differ = differ;
+    let Some(why) = why.first() else { return };
+    for index in (0..v.links.len()).filter(|index| *index != path.get()) {
+        let other = v.links[index].index;
+        recheck(v, now, other, why);
+    }
+    for lane in (0..v.spec.lanes).filter(|lane| *lane != v.lane) {
+        v.actions.push_back(Action::WakeLane(lane));
     }
 }

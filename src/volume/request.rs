@@ -107,6 +107,8 @@ pub(super) struct Request {
     pub(super) cached: bool,
     /// Paths whose targets a flush has reached.
     pub(super) reached: PathSet,
+    /// Sessions that may know whether a cache was lost were asked.
+    pub(super) asked_witnesses: bool,
     /// Marks of the writes that a flush covers, by path.
     pub(super) covers: Option<Box<flush::Marks>>,
     pub(super) started: Instant,
@@ -134,6 +136,7 @@ impl Request {
             pumping: false,
             cached: false,
             reached: PathSet::EMPTY,
+            asked_witnesses: false,
             covers: None,
             started: now,
         }
@@ -219,6 +222,8 @@ pub(super) struct History {
     pub(super) refused: PathSet,
     /// Where the last answer came from, and what it was.
     pub(super) last: Option<(PathIndex, Outcome)>,
+    /// The answers that sent it elsewhere: two paths that say the same of it are right.
+    pub(super) elsewhere: SmallVec<[(PathIndex, Outcome); 1]>,
     /// Retries at once, and unit attentions, on that path.
     pub(super) retries: u8,
     pub(super) attentions: u8,
@@ -473,8 +478,9 @@ pub(super) fn advance(v: &mut Volume, now: Instant, id: RequestId) {
         }
         Stage::Body => finish(v, now, id),
         Stage::Stabilise => {
-            flush::settled(v, now, id);
-            finish(v, now, id);
+            if flush::settled(v, now, id) {
+                finish(v, now, id);
+            }
         }
     }
 }
@@ -508,6 +514,15 @@ pub(super) fn finish(v: &mut Volume, now: Instant, id: RequestId) {
         }),
     };
     super::clients::reply(v, now, client, handle, result);
+}
+
+/// The mode is not `strict` any more: what waited for a proof only to be answered is answered.
+pub(super) fn without_proof(v: &mut Volume, now: Instant) {
+    let waiting = v.requests.iter().filter(|(_, r)| r.stage == Stage::Proof);
+    let waiting: Vec<RequestId> = waiting.map(|(id, _)| id).collect();
+    for id in waiting {
+        finish(v, now, id);
+    }
 }
 
 fn release(v: &mut Volume, ticket: TicketId) {

@@ -4,7 +4,7 @@
 use super::resets::Resets;
 use crate::limits::PATHS_PER_DEVICE_MAX;
 use crate::path::identity::{LogicalUnit, Mismatch, compare, compare_again};
-use crate::path::{Ledger, Owner, PathIndex, PathSet, Settled, TicketId};
+use crate::path::{CacheLoss, Ledger, Owner, PathIndex, PathSet, Settled, TicketId};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,13 +25,23 @@ struct Outcomes {
     settled: VecDeque<Settled>,
 }
 
+/// What the device was found to be.
+struct Known {
+    unit: Arc<LogicalUnit>,
+    /// The path that showed it first.
+    first: PathIndex,
+    /// Blocks as each path has last shown them; 0 for a path that has not.
+    blocks: [u64; PATHS_PER_DEVICE_MAX],
+}
+
 /// One per device, shared by its lanes.
 pub struct Shared {
     ledger: Mutex<Ledger>,
     /// Who sends LOGICAL UNIT RESET. Never taken together with another lock.
     resets: Mutex<Resets>,
-    /// The unit, and the path that showed it first.
-    unit: Mutex<Option<(Arc<LogicalUnit>, PathIndex)>>,
+    unit: Mutex<Option<Known>>,
+    /// Counts changes of the unit, so that a lane sees one without the lock.
+    unit_version: AtomicU64,
     /// Paths whose content was found to be the device's.
     content: Mutex<PathSet>,
     acknowledged: [AtomicU64; PATHS_PER_DEVICE_MAX],
@@ -44,6 +54,13 @@ pub struct Shared {
     no_lba_status: AtomicBool,
     /// An answered write was lost: the next flush says so.
     earlier_lost: AtomicBool,
+    cache_loss: Mutex<CacheLoss>,
+    /// An answer of any session matters to it.
+    cache_watch: AtomicBool,
+    /// Up to which acknowledged write each path was covered by a good FLUSH, its own or its mirror's.
+    covered: [AtomicU64; PATHS_PER_DEVICE_MAX],
+    /// LOGICAL UNIT RESETs of ours by the paths that they reach.
+    resets_sent: [AtomicU64; PATHS_PER_DEVICE_MAX],
 }
 
 impl Shared {
@@ -54,6 +71,7 @@ impl Shared {
             ledger: Mutex::new(ledger),
             resets: Mutex::new(Resets::default()),
             unit: Mutex::new(None),
+            unit_version: AtomicU64::new(0),
             content: Mutex::new(PathSet::EMPTY),
             acknowledged: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
             flushed: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
@@ -63,6 +81,10 @@ impl Shared {
             no_write_same: AtomicBool::new(false),
             no_lba_status: AtomicBool::new(false),
             earlier_lost: AtomicBool::new(false),
+            cache_loss: Mutex::default(),
+            cache_watch: AtomicBool::new(false),
+            covered: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
+            resets_sent: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
         }
     }
 
@@ -131,7 +153,9 @@ impl Shared {
     }
 
     /// The first unit that a path shows becomes the device; every later one must be the same, but for its
-    /// write protection where that may be taken over from `found` (`adopt`).
+    /// write protection where that may be taken over from `found` (`adopt`), and its size where that may
+    /// differ (`resized`). The device is as large as the smallest that its paths show: it shrinks with the
+    /// first of them, and grows with the last.
     ///
     /// # Errors
     /// What differs, when it is another one.
@@ -140,24 +164,55 @@ impl Shared {
         path: PathIndex,
         found: &LogicalUnit,
         adopt: bool,
+        resized: bool,
     ) -> Result<Arc<LogicalUnit>, Mismatch> {
-        let mut unit = self.unit.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((known, first)) = unit.as_mut() else {
-            let found = Arc::new(found.clone());
-            *unit = Some((found.clone(), path));
-            return Ok(found);
+        let mut guard = self.unit.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = guard.as_mut() else {
+            let unit = Arc::new(found.clone());
+            let mut blocks = [0; PATHS_PER_DEVICE_MAX];
+            blocks[path.get()] = found.blocks();
+            *guard = Some(Known { unit: unit.clone(), first: path, blocks });
+            self.unit_version.fetch_add(1, Ordering::Release);
+            return Ok(unit);
         };
-        let mut expected = known.clone();
-        if adopt && known.read_only() != found.read_only() {
-            expected = Arc::new(known.with_write_protection(found.read_only()));
+        let mut unit = known.unit.clone();
+        if adopt && unit.read_only() != found.read_only() {
+            unit = Arc::new(unit.with_write_protection(found.read_only()));
+        }
+        let mut expected = unit.clone();
+        if resized && expected.blocks() != found.blocks() {
+            expected = Arc::new(expected.with_blocks(found.blocks()));
         }
         // A unit without a name has one path only, which knows it again.
-        match *first == path {
+        match known.first == path {
             true => compare_again(&expected, found)?,
             false => compare(&expected, found)?,
         }
-        *known = expected;
-        Ok(known.clone())
+        known.blocks[path.get()] = found.blocks();
+        let shown = known.blocks.iter().copied().filter(|blocks| *blocks > 0);
+        let least = shown.min().expect("this path has shown some");
+        if unit.blocks() != least {
+            unit = Arc::new(unit.with_blocks(least));
+        }
+        if unit != known.unit {
+            known.unit = unit.clone();
+            self.unit_version.fetch_add(1, Ordering::Release);
+        }
+        Ok(unit)
+    }
+
+    /// Whether the paths show different sizes.
+    #[must_use]
+    pub fn sizes_differ(&self) -> bool {
+        let known = self.unit.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = known.as_ref() else { return false };
+        known.blocks.iter().any(|blocks| *blocks != 0 && *blocks != known.unit.blocks())
+    }
+
+    /// Changes whenever [`Shared::unit`] does.
+    #[must_use]
+    pub fn unit_version(&self) -> u64 {
+        self.unit_version.load(Ordering::Acquire)
     }
 
     /// Paths whose content was found to be the device's.
@@ -199,11 +254,51 @@ impl Shared {
         self.earlier_lost.swap(false, Ordering::AcqRel)
     }
 
+    /// Changes what is known of the caches.
+    pub fn cache_loss<T>(&self, change: impl FnOnce(&mut CacheLoss) -> T) -> T {
+        let mut loss = self.cache_loss.lock().unwrap_or_else(PoisonError::into_inner);
+        let out = change(&mut loss);
+        self.cache_watch.store(loss.is_watching(), Ordering::Release);
+        out
+    }
+
+    /// Whether good answers have to be told to [`Shared::cache_loss`].
+    #[must_use]
+    pub fn cache_watch(&self) -> bool {
+        self.cache_watch.load(Ordering::Acquire)
+    }
+
+    /// Whether a path has acknowledged writes, up to `mark`, that no good flush has covered.
+    #[must_use]
+    pub fn is_unflushed(&self, path: PathIndex, mark: u64) -> bool {
+        mark > self.flushed(path) && mark > self.covered[path.get()].load(Ordering::Acquire)
+    }
+
+    /// A FLUSH was answered good: everything up to `marks` is stable somewhere.
+    pub fn cover(&self, marks: &[u64; PATHS_PER_DEVICE_MAX]) {
+        for (covered, mark) in self.covered.iter().zip(marks) {
+            covered.fetch_max(*mark, Ordering::AcqRel);
+        }
+    }
+
+    /// A LOGICAL UNIT RESET of ours is sent to the target of these paths.
+    pub fn resetting(&self, paths: PathSet) {
+        for path in paths.iter() {
+            self.resets_sent[path.get()].fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// How many LOGICAL UNIT RESETs of ours have reached the path's target.
+    #[must_use]
+    pub fn resets_sent(&self, path: PathIndex) -> u64 {
+        self.resets_sent[path.get()].load(Ordering::Acquire)
+    }
+
     /// The unit, once known.
     #[must_use]
     pub fn unit(&self) -> Option<Arc<LogicalUnit>> {
         let unit = self.unit.lock().unwrap_or_else(PoisonError::into_inner);
-        unit.as_ref().map(|(unit, _)| unit.clone())
+        unit.as_ref().map(|known| known.unit.clone())
     }
 
     /// A write was acknowledged on this path.

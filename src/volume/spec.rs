@@ -1,8 +1,8 @@
 //! What a device is built from: the configuration after names were resolved, and nothing of its syntax.
 
 use crate::base::Duration;
-use crate::path::PathInfo;
 pub use crate::path::{Failback, FenceMode};
+use crate::path::{PathInfo, Reconnect};
 pub use crate::session::Digest;
 use crate::session::chap::Credentials;
 use std::net::{IpAddr, SocketAddr};
@@ -132,6 +132,18 @@ pub enum FenceProof {
     Reset,
     /// The login alone (RFC 7143 section 6.3.5): only where the target was shown to keep it.
     Reinstatement,
+}
+
+impl Tunables {
+    /// The schedule of reconnects.
+    #[must_use]
+    pub fn reconnect(&self) -> Reconnect {
+        Reconnect {
+            min: self.reconnect_min,
+            max: self.reconnect_max,
+            penalty_max: self.flap_penalty_max,
+        }
+    }
 }
 
 impl Default for Tunables {

@@ -161,8 +161,8 @@ fn curves_of(run: &Run) -> Vec<(String, Histogram<u64>)> {
 fn percentiles(curves: &[(String, Histogram<u64>)]) -> String {
     let most = curves.iter().map(|(_, h)| h.len()).max().unwrap_or(0).max(10);
     // Beyond one request in all of them there is nothing to see.
-    let nines = (most as f64).log10().clamp(1.0, 6.0);
-    let names = ["0 %", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %", "99.9999 %"];
+    let nines = (most as f64).log10().clamp(1.0, 5.5);
+    let names = ["0%", "90%", "99%", "99.9%", "99.99%", "99.999%"];
     let ticks = names.iter().enumerate().map(|(n, name)| (n as f64, (*name).to_owned()));
     let ticks = ticks.filter(|(n, _)| *n <= nines).collect();
     let x = Axis { label: "percentile of requests", min: 0.0, max: nines, ticks };
@@ -287,17 +287,22 @@ fn events(run: &Run) -> String {
     out + "</ul>\n"
 }
 
+/// One column for reads, one for writes: that fits on a phone.
 fn latency_rows(run: &Run) -> Vec<Vec<String>> {
-    let mut head = vec![String::new(), "requests".to_owned(), "mean".to_owned()];
-    head.extend(SHOWN.iter().map(|(_, name, _)| (*name).to_owned()));
-    head.push("longest".to_owned());
-    let mut rows = vec![head];
-    for (name, histogram) in curves_of(run) {
-        let mut row = vec![name, histogram.len().to_string(), text::time(histogram.mean() as u64)];
-        row.extend(SHOWN.iter().map(|(q, _, _)| text::time(histogram.value_at_quantile(*q))));
-        row.push(text::time(histogram.max()));
-        rows.push(row);
+    let curves = curves_of(run);
+    let row = |name: &str, value: &dyn Fn(&Histogram<u64>) -> String| {
+        let cells = curves.iter().map(|(_, histogram)| value(histogram));
+        std::iter::once(name.to_owned()).chain(cells).collect::<Vec<_>>()
+    };
+    let mut rows = vec![
+        std::iter::once(String::new()).chain(curves.iter().map(|(name, _)| name.clone())).collect(),
+        row("requests", &|histogram| histogram.len().to_string()),
+        row("mean", &|histogram| text::time(histogram.mean() as u64)),
+    ];
+    for (q, name, _) in SHOWN {
+        rows.push(row(name, &|histogram| text::time(histogram.value_at_quantile(q))));
     }
+    rows.push(row("longest", &|histogram| text::time(histogram.max())));
     rows
 }
 
@@ -387,7 +392,7 @@ mod tests {
         let html = single("vm0 <b>", &run());
         for part in [
             "Latency percentiles",
-            "99.9 %",
+            "99.9%",
             "Requests per second",
             "Longest request of each second",
             "Share of each path",

@@ -5,12 +5,12 @@ use super::{COLOURS, escape};
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 480.0;
-const HEIGHT: f64 = 250.0;
+const HEIGHT: f64 = 270.0;
 /// Room for labels.
-const LEFT: f64 = 56.0;
-const RIGHT: f64 = 12.0;
+const LEFT: f64 = 62.0;
+const RIGHT: f64 = 32.0;
 const TOP: f64 = 10.0;
-const BOTTOM: f64 = 38.0;
+const BOTTOM: f64 = 46.0;
 
 /// One axis: its range and what stands at which value.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,7 +43,7 @@ impl Axis {
     /// Time from 0 to exactly `seconds`.
     #[must_use]
     pub fn seconds(seconds: f64) -> Axis {
-        let mut axis = Axis::linear("seconds", seconds, |value| short(value));
+        let mut axis = Axis::linear("seconds", seconds, short);
         axis.max = seconds.max(f64::MIN_POSITIVE);
         axis.ticks.retain(|(value, _)| *value <= axis.max);
         axis
@@ -94,19 +94,17 @@ fn frame(aria: &str, x: &Axis, y: &Axis, marks: &[Mark], inside: &str) -> String
             "<line class=\"grid\" x1=\"{left}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>\
              <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             left - 6.0,
-            at + 4.0,
+            at + 5.0,
             escape(name)
         );
     }
     for (value, name) in &x.ticks {
         let at = x_of(x, *value);
-        // A name at the right end would stick out.
-        let anchor = if at > right - 20.0 { "end" } else { "middle" };
         let _ = write!(
             out,
             "<line class=\"grid\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{top}\" y2=\"{bottom}\"/>\
-             <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
-            bottom + 15.0,
+             <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+            bottom + 18.0,
             escape(name)
         );
     }
@@ -114,7 +112,7 @@ fn frame(aria: &str, x: &Axis, y: &Axis, marks: &[Mark], inside: &str) -> String
         out,
         "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
         f64::midpoint(left, right),
-        bottom + 32.0,
+        bottom + 38.0,
         escape(x.label)
     );
     out.push_str(inside);
@@ -203,7 +201,7 @@ pub fn stacked(aria: &str, x: &Axis, y: &Axis, bars: &[Bar], marks: &[Mark]) -> 
 #[must_use]
 pub fn ranking(aria: &str, rows: &[(String, f64, String)]) -> String {
     let most = rows.iter().map(|(_, value, _)| *value).fold(f64::MIN_POSITIVE, f64::max);
-    let step = 38.0;
+    let step = 42.0;
     let height = step * rows.len().max(1) as f64 + 4.0;
     let mut out = format!(
         "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">",
@@ -217,12 +215,12 @@ pub fn ranking(aria: &str, rows: &[(String, f64, String)]) -> String {
             "<text x=\"1\" y=\"{:.1}\">{}</text>\
              <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
              <rect x=\"1\" y=\"{:.1}\" width=\"{width:.1}\" height=\"12\" rx=\"2\" fill=\"var(--c0)\"/>",
-            top + 14.0,
+            top + 16.0,
             escape(name),
             WIDTH - 1.0,
-            top + 14.0,
+            top + 16.0,
             escape(text),
-            top + 20.0
+            top + 23.0
         );
     }
     out + "</svg>"
@@ -271,7 +269,7 @@ mod tests {
     fn nothing_leaves_the_frame() {
         let (x, y) = (Axis::seconds(10.0), Axis::linear("y", 5.0, short));
         let svg = lines("a", &x, &y, &[vec![(-5.0, -1.0), (20.0, 99.0)]], &[]);
-        assert!(svg.contains("points=\"56.0,212.0 468.0,10.0 \""), "{svg}");
+        assert!(svg.contains("points=\"62.0,224.0 448.0,10.0 \""), "{svg}");
         let bar = Bar { from: 0.0, to: 5.0, parts: vec![2.0, 3.0], text: "<b>".to_owned() };
         let mark = Mark { at: 5.0, text: "a & b".to_owned() };
         let svg = stacked("a", &x, &y, &[bar], &[mark]);

@@ -24,9 +24,9 @@ p{margin:.4rem 0}.dim{color:var(--dim)}.good{color:var(--good)}.bad{color:var(--
 .big div{background:var(--soft);border-radius:.5rem;padding:.6rem .8rem}\
 .big b{display:block;font-size:1.35rem;line-height:1.3;font-variant-numeric:tabular-nums}\
 .big span{color:var(--dim);font-size:.85rem}\
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,28rem),1fr));gap:1.5rem}\
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,28rem),1fr));gap:1.5rem;margin-top:1.2rem}\
 figure{margin:0;min-width:0}figcaption{font-weight:600;margin-bottom:.25rem}\
-svg{display:block;width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:var(--dim)}\
+svg{display:block;width:100%;height:auto}svg text{font:15px system-ui,sans-serif;fill:var(--dim)}\
 .grid{stroke:var(--line);stroke-width:1}.axis{stroke:var(--dim);stroke-width:1}\
 .mark{stroke:var(--bad);stroke-width:1.5;stroke-dasharray:4 3}\
 .legend{display:flex;flex-wrap:wrap;gap:.1rem 1rem;font-size:.9rem;margin:.25rem 0 0}\
@@ -36,6 +36,7 @@ th,td{padding:.35rem .7rem;text-align:right;border-bottom:1px solid var(--line);
 th{font-weight:600;color:var(--dim)}th:first-child,td:first-child{text-align:left;padding-left:0}\
 pre{overflow-x:auto;font-size:.85rem;line-height:1.4;background:var(--soft);padding:.8rem;border-radius:.5rem}\
 ul{padding-left:1.2rem}\
+@media (max-width:34rem){th,td{padding:.3rem .4rem;font-size:.85rem}}\
 @media print{:root{--bg:#fff;--fg:#000;--dim:#444;--line:#bbb;--soft:#fff;--good:#0b5c22;--bad:#8c1d18;\
 --c0:#2a6fb0;--c1:#c4601d;--c2:#3f8a3c;--c3:#8250a8;--c4:#9a6b00;--c5:#0f8283}\
 body{font-size:10.5pt;max-width:none;padding:0}figure,tr,.big div{break-inside:avoid}h2{break-after:avoid}\

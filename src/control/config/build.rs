@@ -3,17 +3,14 @@
 
 use super::document::{Located, Problems, Section, mistyped, number, suggest};
 use super::values::{self, Address, Export, ISCSI_PORT, Wrong};
-use super::{Config, ConfigError, Device, Portal, Target, Warning, check, secret};
-use crate::base::Duration;
+use super::{Config, ConfigError, Device, Portal, Target, Warning, check, secret, tune};
 use crate::limits;
 use crate::path::{AVAILABLE, Policy, WEIGHT_MAX};
-use crate::volume::spec::{Digest, Failback, FenceMode, Tunables};
+use crate::volume::spec::Digest;
 use std::net::SocketAddr;
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
-/// Keys of `[[device]]` that a later version knows.
-const DEVICE_LATER: [&str; 3] = ["fence_proof", "fence_command", "hedge_reads"];
 /// Tables and keys of the file that a later version knows.
 const ROOT_LATER: [&str; 2] = ["metrics", "tls"];
 
@@ -54,7 +51,7 @@ pub fn parse(
     }
     let mut devices: Vec<Device> = Vec::new();
     for section in root.tables("device", "[[device]]") {
-        devices.extend(device(section.later(&DEVICE_LATER)));
+        devices.extend(device(section));
     }
     for (key, example) in [("portal", "name = \"a\""), ("device", "name = \"vm0\"")] {
         if problems.is_empty() && root.tables(key, "").is_empty() {
@@ -193,7 +190,7 @@ fn device(section: Section<'_>) -> Option<Device> {
     if let Some(memory) = section.get("buffer_memory", buffer_memory) {
         device.buffer_memory = memory.value;
     }
-    tunables(&section, &mut device.tunables);
+    tune::section(&section, &mut device.tunables);
     section.finish();
     known.then_some(device)
 }
@@ -253,114 +250,4 @@ fn buffer_memory(value: &DeValue<'_>) -> Result<u64, Wrong> {
     let range = [BUFFER_MEMORY_MIN, BUFFER_MEMORY_MAX].map(values::size_text);
     let problem = format!("{} is out of range", values::size_text(bytes));
     Err(Wrong::new(problem, format!("{} to {}", range[0], range[1])))
-}
-
-/// A duration of at least `least`; `0` may also be written without quotes.
-fn at_least(value: &DeValue<'_>, least: Duration) -> Result<Duration, Wrong> {
-    let duration = match value {
-        DeValue::String(text) => values::duration(text)?,
-        DeValue::Integer(number) => values::duration(number.as_str())?,
-        other => return Err(mistyped(other, "a duration in quotes, such as \"5s\"")),
-    };
-    if duration >= least {
-        return Ok(duration);
-    }
-    let text = values::duration_text(duration);
-    Err(Wrong::new(
-        format!("{text} is too short"),
-        format!("{} or more", values::duration_text(least)),
-    ))
-}
-
-fn tunables(section: &Section<'_>, t: &mut Tunables) {
-    let ms = Duration::from_millis;
-    let read = |key, least, place: &mut Duration| {
-        let found = section.get(key, |value| at_least(value, least));
-        if let Some(found) = &found {
-            *place = found.value;
-        }
-        found.map(|found| found.line)
-    };
-    let short = read("path_timeout", ms(10), &mut t.path_timeout);
-    let long = read("last_path_timeout", ms(10), &mut t.last_path_timeout);
-    let keys = ["path_timeout", "last_path_timeout"];
-    last(section, keys, (&t.path_timeout, short), (&mut t.last_path_timeout, long));
-    let short = read("command_timeout", ms(10), &mut t.command_timeout);
-    let long = read("last_path_command_timeout", ms(10), &mut t.last_path_command_timeout);
-    let keys = ["command_timeout", "last_path_command_timeout"];
-    let place = &mut t.last_path_command_timeout;
-    last(section, keys, (&t.command_timeout, short), (place, long));
-    read("nop_interval", ms(10), &mut t.nop_interval);
-    read("no_path_timeout", ms(0), &mut t.no_path_timeout);
-    read("fence_timeout", ms(0), &mut t.fence_timeout);
-    read("shutdown_timeout", ms(0), &mut t.shutdown_timeout);
-    if let Some(fence) = section.text("fence", fence) {
-        t.fence = fence.value;
-    }
-    if let Some(failback) = section.text("failback", failback) {
-        t.failback = failback.value;
-    }
-    if let Some(depth) = section.number("queue_depth", 1..=limits::TASKS_PER_SESSION_MAX as u64) {
-        t.queue_depth = depth.value as u16;
-    }
-    let flags = [
-        ("trust_identity", &mut t.trust_identity),
-        ("shared", &mut t.shared),
-        ("fence_reset", &mut t.fence_reset),
-    ];
-    for (key, place) in flags {
-        if let Some(flag) = section.flag(key) {
-            *place = flag.value;
-        }
-    }
-}
-
-/// The time-out of the last path is never the shorter one: refused when written so, raised when not written.
-fn last(
-    section: &Section<'_>,
-    [key, last_key]: [&str; 2],
-    (short, short_line): (&Duration, Option<usize>),
-    (long, long_line): (&mut Duration, Option<usize>),
-) {
-    if *long >= *short {
-        return;
-    }
-    // Without a line of its own it is the default, which gives way, unless the shorter one is a default too.
-    let Some(line) = long_line else {
-        *long = *short;
-        return;
-    };
-    let (l, s) = (values::duration_text(*long), values::duration_text(*short));
-    let problem = format!("{last_key}: {l} is shorter than {key} ({s})");
-    section.problems().add(
-        short_line.unwrap_or(line).max(line),
-        problem,
-        Some(format!("{s} or more")),
-    );
-}
-
-fn fence(text: &str) -> Result<FenceMode, Wrong> {
-    match text {
-        "overlap" => Ok(FenceMode::Overlap),
-        "strict" | "off" => {
-            Err(Wrong::new(format!("{text:?} is not available in this version of mpio"), "overlap"))
-        }
-        _ => Err(Wrong::new(format!("{text:?} is not a mode of write ownership"), "overlap")),
-    }
-}
-
-fn failback(text: &str) -> Result<Failback, Wrong> {
-    match text {
-        "immediate" => Ok(Failback::Immediate),
-        "manual" => Ok(Failback::Manual),
-        _ => match values::duration(text) {
-            Ok(Duration::MAX) => Ok(Failback::Manual),
-            Ok(after) => Ok(Failback::After(after)),
-            Err(_) => Err(Wrong::new(
-                format!("{text:?} is not a way to fail back"),
-                suggest(text, ["immediate", "manual"])
-                    .unwrap_or("immediate, manual, or a duration such as 30s"),
-            )),
-        },
-    }
 }

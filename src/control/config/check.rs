@@ -7,6 +7,7 @@ use super::values::{self, Export};
 use super::{Config, ConfigError, Device, Portal, Warning, secret};
 use crate::control::{isid, names};
 use crate::limits;
+use crate::volume::tunables;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -186,6 +187,9 @@ pub fn warnings(config: &Config) -> Vec<Warning> {
                 "device {}: every user of this host may connect (socket_mode {:04o})",
                 device.name, device.socket_mode
             ));
+        }
+        for warning in tunables::warnings(&device.tunables) {
+            warn(format!("device {}: {warning}", device.name));
         }
         let paths = config.portals.len() * device.targets.len();
         if paths == 1 {

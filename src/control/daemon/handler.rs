@@ -3,15 +3,18 @@
 use super::shared::Shared;
 use super::{fences, merge, snapshot};
 use crate::api::{
-    self, Command, DeviceState, Error, ErrorKind, Outcome, PathAction, PolicyStatus, Status,
+    self, Change, Command, DeviceState, Error, ErrorKind, Outcome, PathAction, PolicyStatus,
+    SetStatus, Status,
 };
 use crate::base::Duration;
-use crate::control::config::build;
 use crate::control::config::document::suggest;
+use crate::control::config::{build, tune};
 use crate::control::server::Handler;
 use crate::lane;
 use crate::path::{Policy, WEIGHT_MAX};
 use crate::volume::admin::Snapshot;
+use crate::volume::spec::Tunables;
+use crate::volume::tunables;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use tokio::sync::oneshot;
@@ -31,6 +34,7 @@ impl Handler for Admin {
             Command::Policy { device, policy, weights, prefer } => {
                 self.policy(&device, policy.as_deref(), weights, prefer).await
             }
+            Command::Set { device, values } => self.set(&device, &values).await,
             Command::Path { device, path, action, force } => {
                 self.path(&device, path, action, force).await
             }
@@ -111,6 +115,61 @@ impl Admin {
         self.policy_status(index, policy).await.map(Outcome::Policy)
     }
 
+    /// Changes tunables, or only shows them. They are checked as a whole before a lane hears of them.
+    async fn set(&self, device: &str, values: &BTreeMap<String, String>) -> Result<Outcome, Error> {
+        let index = self.device(device)?;
+        let before = self.shared.tunables(index).clone();
+        let after = tune::apply(&before, values).map_err(|refused| {
+            let hint = refused.wrong.hint.replace("DEVICE", device);
+            Error::new(ErrorKind::Invalid, refused.key, refused.wrong.problem).hint(hint)
+        })?;
+        let changed = tune::changes(&before, &after);
+        if !changed.is_empty() {
+            self.retune(index, &after, &changed).await?;
+        }
+        Ok(Outcome::Set(SetStatus {
+            device: device.to_owned(),
+            changed,
+            warnings: tunables::warnings(&after),
+            tunables: tune::list(&after),
+        }))
+    }
+
+    /// Every lane is told before the first one is waited for, so that two administrators are heard in the
+    /// same order everywhere.
+    async fn retune(
+        &self,
+        index: usize,
+        after: &Tunables,
+        changed: &[Change],
+    ) -> Result<(), Error> {
+        let device = &self.shared.config.devices[index].name;
+        let text: Vec<String> = changed.iter().map(|c| format!("{}={}", c.key, c.to)).collect();
+        let changes = text.join(" ");
+        self.shared.set_tunables(index, after.clone());
+        let mut answers = Vec::new();
+        for lane in self.shared.lanes_of(index).iter() {
+            let (reply, answer) = oneshot::channel();
+            lane.send(lane::Command::SetTunables {
+                device: device.clone(),
+                tunables: Box::new(after.clone()),
+                changes: changes.clone(),
+                reply,
+            });
+            answers.push(answer);
+        }
+        for warning in tunables::warnings(after) {
+            tracing::warn!(%device, "{warning}");
+        }
+        for answer in answers {
+            match tokio::time::timeout(LANE_TIMEOUT, answer).await {
+                Ok(Ok(done)) => done.map_err(|error| refused(&error))?,
+                Ok(Err(_)) | Err(_) => return Err(stuck(device)),
+            }
+        }
+        Ok(())
+    }
+
     /// The policy with what it works on: weights and preference of every path.
     async fn policy_status(&self, index: usize, policy: Policy) -> Result<PolicyStatus, Error> {
         let device = self.shared.config.devices[index].name.clone();
@@ -141,8 +200,8 @@ impl Admin {
             };
             move |reply| lane::Command::Path { device, path, action, reply }
         };
-        let tunables = &self.shared.config.devices[index].tunables;
-        let patience = tunables.shutdown_timeout.saturating_add(LANE_TIMEOUT);
+        let shutdown_timeout = self.shared.tunables(index).shutdown_timeout;
+        let patience = shutdown_timeout.saturating_add(LANE_TIMEOUT);
         for lane in 0..self.shared.lane_count(index) {
             let done = self.ask(index, lane, patience, command(action)).await;
             let done = done.and_then(|done| done.map_err(|error| refused(&error)));

@@ -100,6 +100,7 @@ fn add_path(whole: &mut PathStatus, part: PathStatus) {
         whole.last_failure = part.last_failure;
     }
     whole.in_flight += part.in_flight;
+    whole.queue_depth += part.queue_depth;
     whole.reads += part.reads;
     whole.writes += part.writes;
     whole.read_bytes += part.read_bytes;

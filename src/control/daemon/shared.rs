@@ -8,6 +8,7 @@ use crate::lane::{Command, LaneHandle};
 use crate::limits;
 use crate::path::{Fence, Ledger};
 use crate::volume;
+use crate::volume::spec::Tunables;
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -45,6 +46,8 @@ pub struct Shared {
     lanes: RefCell<Vec<LaneHandle>>,
     events: RefCell<VecDeque<api::Event>>,
     known: RefCell<Vec<NewPath>>,
+    /// Per device, as an administrator has set them.
+    tunables: RefCell<Vec<Tunables>>,
 }
 
 impl Shared {
@@ -62,6 +65,7 @@ impl Shared {
             lanes: RefCell::new(lanes),
             events: RefCell::default(),
             known: RefCell::default(),
+            tunables: RefCell::new(config.devices.iter().map(|d| d.tunables.clone()).collect()),
             config,
         }
     }
@@ -81,6 +85,17 @@ impl Shared {
     #[must_use]
     pub fn lane_count(&self, device: usize) -> usize {
         usize::from(self.config.devices[device].lanes).min(self.lanes.borrow().len())
+    }
+
+    /// The tunables of a device.
+    #[must_use]
+    pub fn tunables(&self, device: usize) -> Ref<'_, Tunables> {
+        Ref::map(self.tunables.borrow(), |all| &all[device])
+    }
+
+    /// What the lanes of a device are told to change to.
+    pub fn set_tunables(&self, device: usize, tunables: Tunables) {
+        self.tunables.borrow_mut()[device] = tunables;
     }
 
     /// Gives every lane its devices.

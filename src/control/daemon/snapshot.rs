@@ -89,6 +89,7 @@ fn path(path: &PathSnapshot) -> PathStatus {
         group: group(path),
         weight: path.weight,
         in_flight: u64::from(path.in_flight),
+        queue_depth: u64::from(path.queue_depth),
         reads: path.stats.reads,
         writes: path.stats.writes,
         read_bytes: path.stats.read_bytes,

@@ -520,6 +520,17 @@ impl Ledger {
         self.fence
     }
 
+    /// Changes the settings. What is in doubt stays so until it is proven, or for the new timeout: ranges
+    /// are not let go by a change to [`FenceMode::Off`].
+    pub fn set_fence(&mut self, fence: Fence) {
+        self.fence = fence;
+        let ends = self.in_doubt().map(|doubt| doubt.since + fence.timeout).min();
+        self.deadline = match fence.mode {
+            FenceMode::Strict => Instant::MAX,
+            FenceMode::Overlap | FenceMode::Off => ends.unwrap_or(Instant::MAX),
+        };
+    }
+
     /// Numbers for `status`.
     #[must_use]
     pub fn counters(&self) -> LedgerCounters {

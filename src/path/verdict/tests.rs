@@ -152,7 +152,7 @@ fn statuses() {
     let of = |s| verdict(&status(s), write);
     assert_eq!(of(Status::Good), Decision::new(Verdict::Done, Actions::NONE));
     let soon = Verdict::RetryHereLater(Duration::from_millis(5));
-    assert_eq!(of(Status::Busy), Decision::new(soon, Actions::NONE));
+    assert_eq!(of(Status::Busy), Decision::new(soon, Actions::QUEUE_FULL));
     assert_eq!(of(Status::TaskSetFull), Decision::new(soon, Actions::QUEUE_FULL));
     assert_eq!(of(Status::ReservationConflict), Decision::new(CALLER_IO, Actions::REREG));
     assert_eq!(of(Status::TaskAborted).verdict, HERE_);

@@ -1,6 +1,6 @@
 //! Answers that are not GOOD: what the client sees, and what becomes of the path.
 
-use super::world::{Setup, World, pattern};
+use super::world::{Setup, World, pattern, theirs};
 use crate::path::{Policy, State};
 use crate::wire::nbd::NbdError;
 use mpio_target::faults::{Commands, SenseCode};
@@ -75,6 +75,75 @@ fn what_does_not_pass_is_told_by_its_errno() {
         assert_eq!(w.failures(0) + w.failures(1), 0, "{fault:?}");
         w.finish();
     }
+}
+
+/// Four commands fit, and a burst of 32 comes: the depth falls to four, nobody sees an error, and it rises
+/// again when the target has room.
+#[test]
+fn a_full_task_set_lowers_the_depth_of_its_path() {
+    for status in [0x08, 0x28] {
+        let (mut w, c) = world(Policy::Failover);
+        let depth = |w: &mut World| w.volume().links[0].depth.limit();
+        w.faults(0).set("slow", Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 32));
+        let full = Rule::new(Fault::Status(status)).on(Commands::Writes).blocks(32, 224);
+        w.faults(0).set("full", full.times(28));
+        let write = |w: &mut World, n| w.start_write(c, n * 4096, pattern(n, 4096));
+        let tokens: Vec<u64> = (0..32).map(|n| write(&mut w, n)).collect();
+        w.run_ms(2);
+        assert_eq!(depth(&mut w), 4, "{status:#x}");
+        assert_eq!(w.volume().snapshot().paths[0].queue_depth, 4);
+        assert_eq!(w.volume().links[1].depth.limit(), 128, "the other path is as it was");
+        assert_eq!(w.logged("queue depth"), 1);
+        w.faults(0).remove("slow");
+        let now = theirs(w.now);
+        w.node(0).release(now);
+        for token in tokens {
+            w.answer(c, token).expect("no error");
+        }
+        assert!(depth(&mut w) < 32, "not all at once");
+        for n in 0..32 {
+            w.run_ms(1000);
+            w.write(c, n * 4096, &pattern(n, 4096)).expect("written");
+        }
+        assert_eq!((depth(&mut w), w.logged("queue depth")), (128, 2));
+        assert_eq!(w.failures(0) + w.failures(1), 0);
+        w.finish();
+    }
+}
+
+/// Two device servers that say the same of a command are right, whatever came between; a third is not asked.
+#[test]
+fn the_same_answer_on_two_paths_goes_to_the_client() {
+    let (mut w, c) = world(Policy::Failover);
+    let no = |skip| Rule::new(sense(0x0b, 0x08, 0x00)).on(Commands::Reads).skip(skip).times(1);
+    w.faults(0).set("x", no(0));
+    w.faults(1).set("attention", Rule::new(sense(0x06, 0x2a, 0x02)).on(Commands::Reads).times(1));
+    w.faults(1).set("x", no(1));
+    assert_eq!(w.read(c, 0, 4096), Err(NbdError::Io));
+    assert_eq!((w.faults(0).struck("x"), w.faults(1).struck("x")), (1, 1));
+    w.read(c, 0, 4096).expect("the next one is its own");
+    // Another answer on the other path is no agreement.
+    w.faults(0).set("x", Rule::new(sense(0x02, 0x04, 0x03)).on(Commands::Reads).times(1));
+    w.faults(1).set("x", Rule::new(sense(0x06, 0x2a, 0x02)).on(Commands::Reads).times(3));
+    w.read(c, 0, 4096).expect("read");
+    w.until_active();
+    w.finish();
+}
+
+/// RESERVATION CONFLICT: the reservation is of the unit, so no other path is asked and none fails.
+#[test]
+fn a_reservation_conflict_is_told_and_fails_no_path() {
+    let (mut w, c) = world(Policy::Failover);
+    for node in 0..2 {
+        w.faults(node).set("x", Rule::new(Fault::Status(0x18)).on(Commands::Medium));
+    }
+    for n in 0..4 {
+        assert_eq!(w.write(c, n * 4096, &pattern(n, 4096)), Err(NbdError::Io));
+        assert_eq!(w.read(c, n * 4096, 4096), Err(NbdError::Io));
+    }
+    assert_eq!((w.faults(0).struck("x"), w.faults(1).struck("x")), (8, 0));
+    assert_eq!((w.state(0), w.state(1)), (State::Active, State::Active));
+    w.finish();
 }
 
 /// A bad block is bad on both sides of the mirror: only one path is asked.

@@ -83,9 +83,9 @@ fn a_flush_counts_only_where_it_went() {
     let now = theirs(w.now);
     w.node(1).release(now);
     w.answer(c, token).expect("flushed");
-    assert_eq!(syncs(&w), [0, 1]);
+    assert_eq!(syncs(&w), [0, 2], "asked again when the other one said that it was powered on");
     w.flush(c).expect("flushed");
-    assert_eq!(syncs(&w), [1, 1]);
+    assert_eq!(syncs(&w), [1, 2]);
     w.finish();
 }
 
@@ -155,5 +155,149 @@ fn an_earlier_loss_fails_the_next_flush_once() {
     assert_eq!(w.flush(c), Err(NbdError::Io));
     w.flush(c).expect("told once");
     assert_eq!(w.logged("flush failed"), 1);
+    w.finish();
+}
+
+fn lose(w: &mut World, nodes: &[usize]) {
+    nodes.iter().for_each(|node| w.node(*node).unit_attention(0x29, 0x00));
+}
+
+/// Reads on every path, so that attentions are found, and sessions show that they have none.
+fn touch(w: &mut World, c: usize) {
+    (0..4).for_each(|n| drop(w.read(c, n * 4096, 4096).expect("read")));
+    w.until_active();
+}
+
+#[test]
+fn a_cache_that_was_lost_on_every_path_fails_the_next_flush_once() {
+    let mut w = world(Policy::RoundRobin, |_, _| {});
+    let c = w.client();
+    write_both(&mut w, c);
+    lose(&mut w, &[0, 1]);
+    touch(&mut w, c);
+    assert_eq!(w.flush(c), Err(NbdError::Io));
+    w.flush(c).expect("told once");
+    assert_eq!(w.logged("flush failed"), 1);
+    // What was flushed before is not lost, and without a cache there is nothing to lose.
+    lose(&mut w, &[0, 1]);
+    touch(&mut w, c);
+    write_both(&mut w, c);
+    w.flush(c).expect("flushed");
+    w.finish();
+    let mut w = world(Policy::RoundRobin, |_, a| a.write_cache = false);
+    let c = w.client();
+    write_both(&mut w, c);
+    lose(&mut w, &[0, 1]);
+    touch(&mut w, c);
+    w.flush(c).expect("flushed");
+    w.finish();
+}
+
+/// The other target of the mirror has what was acknowledged, and shows that it was not reset: by a read,
+/// or at the latest by the flush itself.
+#[test]
+fn a_path_that_kept_its_session_knows_that_nothing_was_lost() {
+    for touched in [true, false] {
+        let mut w = world(Policy::RoundRobin, |_, _| {});
+        let c = w.client();
+        write_both(&mut w, c);
+        lose(&mut w, &[0]);
+        if touched {
+            touch(&mut w, c);
+        }
+        w.flush(c).expect("flushed");
+        w.finish();
+    }
+    // Only one of them was written to: the flush asks the other one as well.
+    let mut w = world(Policy::Failover, |_, _| {});
+    let c = w.client();
+    write_both(&mut w, c);
+    lose(&mut w, &[0]);
+    touch(&mut w, c);
+    w.flush(c).expect("flushed");
+    // Both were reset, and the other one says so when it is asked.
+    write_both(&mut w, c);
+    lose(&mut w, &[0, 1]);
+    touch(&mut w, c);
+    assert_eq!(w.flush(c), Err(NbdError::Io));
+    w.finish();
+    // Nobody else knows.
+    let mut w = World::new(Setup { portals: vec![0], ..Setup::default() });
+    let c = w.client();
+    write_both(&mut w, c);
+    lose(&mut w, &[0]);
+    touch(&mut w, c);
+    assert_eq!(w.flush(c), Err(NbdError::Io));
+    w.flush(c).expect("told once");
+    w.finish();
+}
+
+/// `tgtd` says 29/00 on every new session.
+#[test]
+fn a_new_session_that_says_power_on_does_not_break_a_flush() {
+    let attention = Fault::UnitAttention { asc: 0x29, ascq: 0x00 };
+    let fall = |w: &mut World, nodes: &[usize]| {
+        for node in nodes {
+            let rule = Rule::new(attention.clone()).on(Commands::Opcode(0x00)).times(1);
+            w.faults(*node).set("power on", rule);
+            w.node(*node).reset_connections();
+        }
+        w.until("noticed", |w| nodes.iter().all(|node| w.state(*node) != State::Active));
+        w.until_active();
+        nodes.iter().for_each(|node| assert_eq!(w.faults(*node).struck("power on"), 1));
+    };
+    let mut w = world(Policy::RoundRobin, |_, _| {});
+    let c = w.client();
+    write_both(&mut w, c);
+    fall(&mut w, &[0]);
+    w.flush(c).expect("the other one went on");
+    // One after the other between two flushes.
+    write_both(&mut w, c);
+    fall(&mut w, &[0]);
+    write_both(&mut w, c);
+    fall(&mut w, &[1]);
+    w.flush(c).expect("each saw the other go on");
+    // Both at once: that is what a power failure looks like.
+    write_both(&mut w, c);
+    fall(&mut w, &[0, 1]);
+    assert_eq!(w.flush(c), Err(NbdError::Io));
+    w.flush(c).expect("told once");
+    // What the mirror has flushed is not lost with this one.
+    let mut only = world(Policy::Failover, |_, _| {});
+    let c = only.client();
+    write_both(&mut only, c);
+    only.kill(0);
+    only.until("noticed", |w| w.state(0) != State::Active);
+    only.flush(c).expect("flushed by the mirror");
+    let rule = Rule::new(attention.clone()).on(Commands::Opcode(0x00)).times(1);
+    only.faults(0).set("power on", rule);
+    only.start(0);
+    only.until_active();
+    only.flush(c).expect("flushed");
+    only.finish();
+    w.finish();
+}
+
+/// A LOGICAL UNIT RESET of ours makes every session of its target say 29/00.
+#[test]
+fn our_own_reset_does_not_break_a_flush() {
+    let mut w = world(Policy::RoundRobin, |_, _| {});
+    let c = w.client();
+    write_both(&mut w, c);
+    for node in 0..2 {
+        let hang = Rule::new(Fault::Hold).on(Commands::Writes).blocks(64, 8).times(1);
+        w.faults(node).set("hang", hang);
+    }
+    let tokens = [w.start_write(c, 64 * 512, pattern(9, 4096)), {
+        w.start_write(c, 68 * 512, pattern(9, 512))
+    }];
+    w.run_ms(5);
+    (0..2).for_each(|node| w.node(node).reset_connections());
+    for token in tokens {
+        w.answer(c, token).expect("repeated");
+    }
+    w.until_active();
+    assert!(w.logged("fenced") > 0, "{}", w.story());
+    w.flush(c).expect("flushed");
     w.finish();
 }

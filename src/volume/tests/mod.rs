@@ -24,5 +24,6 @@ mod history;
 mod identity;
 mod paths;
 mod peer;
+mod resize;
 mod wire;
 mod world;

@@ -196,6 +196,22 @@ impl Node {
         self.each_session(|connection, _| connection.attention(asc, ascq));
     }
 
+    /// An administrator of the storage changes the size of the unit, in bytes, up to that of the medium.
+    /// Sessions hear of it (2A/09).
+    ///
+    /// # Panics
+    /// When the medium is smaller, or nothing would be left.
+    pub fn resize(&mut self, size: u64) {
+        self.core.unit.resize(size);
+        self.unit_attention(0x2a, 0x09);
+    }
+
+    /// The same for the unit's write protection; sessions hear that mode parameters have changed (2A/01).
+    pub fn protect(&mut self, protected: bool) {
+        self.core.unit.protect(protected);
+        self.unit_attention(0x2a, 0x01);
+    }
+
     /// Resets every connection; the node lives on and keeps what it holds.
     pub fn reset_connections(&mut self) {
         self.cut_all(Cut::Reset);

@@ -103,6 +103,15 @@ impl Unit {
         self.block_size
     }
 
+    pub(crate) fn resize(&mut self, size: u64) {
+        self.blocks = size / u64::from(self.block_size);
+        assert!(self.blocks > 0 && size <= self.medium.store.size(), "{size} bytes are not there");
+    }
+
+    pub(crate) fn protect(&mut self, protected: bool) {
+        self.abilities.write_protect = protected;
+    }
+
     /// The LUN field of this unit.
     pub(crate) fn lun(&self) -> u64 {
         self.lun
