@@ -47,7 +47,6 @@ pub fn device(snapshot: &Snapshot, first: bool) -> DeviceStatus {
         errors: snapshot.stats.errors,
         latency_us: latency(&snapshot.stats),
         paths: snapshot.paths.iter().map(path).collect(),
-        ..DeviceStatus::default()
     }
 }
 
