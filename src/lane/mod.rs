@@ -18,7 +18,7 @@ mod turn;
 pub use errand::{Errand, Errands};
 pub use mailbox::{Command, CommandError, LaneHandle, Mailbox, PathAction};
 
-use crate::base::{Duration, Instant};
+use crate::base::{Duration, Instant, SteadyClock};
 use crate::ring::{Ring, RingError};
 use crate::volume::Volume;
 use sockets::{Index, Slot, Sockets};
@@ -76,6 +76,7 @@ struct Lane {
     id: u16,
     ring: Ring,
     epoch: time::Instant,
+    clock: SteadyClock,
     devices: Vec<Device>,
     /// When each device's volume has to be called, as last asked.
     deadlines: Vec<Instant>,

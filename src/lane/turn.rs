@@ -4,7 +4,7 @@ use super::errand::Errand;
 use super::mailbox::{Command, CommandError, PathAction};
 use super::sockets::{Index, Socket, Sockets};
 use super::{Device, Lane, TIMER_GRAIN, log};
-use crate::base::{Duration, Instant, TxQueue};
+use crate::base::{Duration, Instant, SteadyClock, TxQueue};
 use crate::limits;
 use crate::path::Stamp;
 use crate::ring::{Completion, Connect, Ring, Sending, SockId, Stage, explain};
@@ -22,6 +22,7 @@ impl Lane {
             id,
             ring,
             epoch: std::time::Instant::now(),
+            clock: SteadyClock::default(),
             devices: Vec::new(),
             deadlines: Vec::new(),
             timers_at: Instant::MAX,
@@ -40,8 +41,25 @@ impl Lane {
     }
 
     fn now(&self) -> Instant {
+        self.clock.at(self.raw_now())
+    }
+
+    fn raw_now(&self) -> Instant {
         let nanos = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
         Instant::from_nanos(nanos)
+    }
+
+    /// The one clock reading of a turn. After a pause all deadlines have moved by it.
+    fn begin_turn(&mut self) -> Instant {
+        let (now, paused) = self.clock.turn(self.raw_now(), self.timers_at);
+        if let Some(paused) = paused {
+            tracing::warn!("stood still for {paused:?}: deadlines move by as much");
+            // They ring when they were to, by a clock that is ahead now.
+            self.alarms.clear();
+            let wall = wall_clock();
+            self.devices.iter_mut().for_each(|d| d.volume.set_clock(now, wall));
+        }
+        now
     }
 
     pub(super) fn run(mut self) {
@@ -53,7 +71,7 @@ impl Lane {
             }
             let limit = self.limit(now);
             self.ring.submit_and_wait(limit, &mut completions);
-            now = self.now();
+            now = self.begin_turn();
             for completion in completions.drain(..) {
                 self.complete(now, completion);
             }

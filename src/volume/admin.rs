@@ -3,7 +3,7 @@
 use super::link::{self, Phase};
 use super::service;
 use super::spec::Tunables;
-use super::{Action, Draining, Level, Notice, Volume, clients};
+use super::{Action, Draining, Level, Notice, Volume, clients, hedge, lun_check};
 use crate::base::Instant;
 use crate::path::{Access, Events, Fence, FenceMode, LedgerCounters, PathIndex, Policy, State};
 use crate::session::Negotiated;
@@ -72,6 +72,8 @@ pub struct Snapshot {
     pub watched: u64,
     /// See `watched`.
     pub repaired: u64,
+    /// Copies of slow reads.
+    pub hedges: hedge::Counters,
     /// Requests of clients.
     pub stats: IoStats,
     /// Paths in configured order.
@@ -179,9 +181,13 @@ impl Volume {
             self.engine.set_failback(now, tunables.failback);
         }
         self.engine.set_reconnect(tunables.reconnect());
+        let recheck = self.spec.tunables.check_interval != tunables.check_interval;
         self.engine.set_sticky_bytes(tunables.sticky_bytes);
         let strict = self.spec.tunables.fence == FenceMode::Strict;
         self.spec.tunables = tunables;
+        for path in self.engine.paths().filter(|_| recheck) {
+            lun_check::begin(self, now, path);
+        }
         link::retune(self);
         if strict && self.spec.tunables.fence != FenceMode::Strict {
             super::request::without_proof(self, now);
@@ -324,6 +330,7 @@ impl Volume {
             fences: self.shared.ledger().counters(),
             watched,
             repaired,
+            hedges: self.hedges.counters(),
             stats: self.counters.clone(),
             paths: self.links.iter().map(|l| self.path_snapshot(l)).collect(),
             events: self.engine.events().clone(),

@@ -63,9 +63,14 @@ fn content(request: &Request, range: BlockRange, block_size: u32) -> Option<Writ
 pub(super) fn fence_timeout(v: &mut Volume, now: Instant) {
     let shared = v.shared.clone();
     let mut refused = 0;
+    // A lane that stood still has another time than the others.
+    let lane = v.lane;
     let unproven = shared.ledger().handle_timeout(now, |doubt| {
-        let fits = shared.inheritance().owns(doubt.ticket)
-            || shared.watch().release(doubt.ticket, doubt.nexus, doubt.copies);
+        let inherited = shared.inheritance().owns(doubt.ticket);
+        if lane != if inherited { 0 } else { doubt.nexus.lane } {
+            return false;
+        }
+        let fits = inherited || shared.watch().release(doubt.ticket, doubt.nexus, doubt.copies);
         refused += u32::from(!fits);
         fits
     });

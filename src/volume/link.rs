@@ -8,6 +8,7 @@
 //! A new socket is asked for only when the driver has let go of the old one, so that two sessions of one
 //! nexus never stand side by side on our side (RFC 7143 section 4.4.3).
 
+use super::lun_check::{self, Check};
 use super::nexus::{self, Recorded};
 use super::probing::{self, Probing};
 use super::spec::PathSpec;
@@ -122,6 +123,7 @@ pub(super) struct Link {
     pub(super) asked: u32,
     /// Stragglers past their deadline.
     pub(super) overdue: u32,
+    pub(super) check: Check,
     /// The last failure is one that only a change of configuration cures.
     pub(super) misconfigured: bool,
 }
@@ -130,6 +132,8 @@ pub(super) struct Link {
 pub(super) const PROBE: u64 = u64::MAX;
 /// Token of LOGICAL UNIT RESET; a session has one out at most.
 pub(super) const FENCE: u64 = u64::MAX - 1;
+/// Token of the check of an idle path.
+pub(super) const CHECK: u64 = u64::MAX - 3;
 
 impl Link {
     pub(super) fn new(index: PathIndex, spec: PathSpec, depth: u16) -> Link {
@@ -169,6 +173,7 @@ impl Link {
             ask_at: Instant::MAX,
             asked: 0,
             overdue: 0,
+            check: Check::NONE,
             misconfigured: false,
             spec,
         }
@@ -205,7 +210,8 @@ impl Link {
         let own = match &self.phase {
             Phase::Waiting => self.mismatched_until.unwrap_or(Instant::MAX),
             Phase::Probing(probing) => probing.deadline(),
-            Phase::Up if self.disabling => self.disable_by,
+            Phase::Up if self.disabling => self.disable_by.min(self.check.deadline()),
+            Phase::Up => self.check.deadline(),
             _ => Instant::MAX,
         };
         let session = self.session.as_ref().and_then(|s| s.poll_deadline());
@@ -270,6 +276,7 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
             Phase::Up if overdue => {
                 fail(v, now, path, "disabled; its commands did not end within shutdown_timeout");
             }
+            Phase::Up => lun_check::timeout(v, now, path),
             _ => {}
         }
         let timeout = silence_timeout(v, path);
@@ -531,6 +538,12 @@ fn event_(v: &mut Volume, now: Instant, path: PathIndex, event: Event) {
     match event {
         Event::Done { token: PROBE, tag, completion } => {
             probing::answered(v, now, path, tag, completion);
+        }
+        Event::Done { token: CHECK, completion, .. } => {
+            lun_check::answered(v, now, path, &completion)
+        }
+        Event::Lost { token: CHECK, .. } | Event::Aborted { token: CHECK, .. } => {
+            lun_check::ended(v, path);
         }
         Event::Lost { token: PROBE, .. } | Event::Aborted { token: PROBE, .. } => {
             probing::interrupted(v, now, path);

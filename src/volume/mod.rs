@@ -33,7 +33,9 @@ pub mod fence_command;
 mod fencing;
 mod flush;
 mod health;
+pub mod hedge;
 mod link;
+mod lun_check;
 mod memory;
 pub mod nexus;
 pub mod probe;
@@ -63,6 +65,7 @@ pub use census::Census;
 use clients::Client;
 pub use clients::ClientId;
 use fence_command::FenceCommand;
+use hedge::Hedges;
 use link::Link;
 use nexus::NexusRecord;
 use request::{Part, PartId, Request, RequestId};
@@ -166,6 +169,7 @@ pub struct Volume {
     parts: Table<Part>,
     /// Commands that no part is in flight with.
     stragglers: Table<Straggler>,
+    hedges: Hedges,
     /// Paths with READs or WRITEs in flight that have not accused them.
     owing: PathSet,
     scratch: Vec<(Instant, PartId)>,
@@ -270,6 +274,7 @@ impl Volume {
             requests: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             parts: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             stragglers: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
+            hedges: Hedges::new(),
             owing: PathSet::EMPTY,
             scratch: Vec::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             unit: None,
@@ -412,6 +417,7 @@ impl Volume {
     pub fn handle_timeout(&mut self, now: Instant) {
         link::timeouts(self, now);
         health::timeouts(self, now);
+        hedge::timeouts(self, now);
         clients::timeouts(self, now);
         dispatch::delayed(self, now);
         if now >= self.next_tick {
@@ -450,9 +456,10 @@ impl Volume {
             dispatch::run(self, now);
             self.check_drain(now);
             if !self.again {
-                return;
+                break;
             }
         }
+        hedge::settle(self);
     }
 
     /// The next thing to do for the driver.
@@ -505,7 +512,7 @@ impl Volume {
                 next = next.min(self.engine.retry_at(link.index).unwrap_or(Instant::MAX));
             }
         }
-        next = next.min(health::deadline(self));
+        next = next.min(health::deadline(self)).min(hedge::deadline(self));
         next = next.min(self.engine.failback_deadline().unwrap_or(Instant::MAX));
         for (_, client) in self.clients.iter() {
             next = next.min(client.connection.poll_deadline().unwrap_or(Instant::MAX));
