@@ -14,7 +14,7 @@ mod status;
 
 pub use fences::{Confirmed, FenceList, FenceRange};
 pub use status::{
-    DaemonStatus, DeviceState, DeviceStatus, Event, Fences, Hedges, Latency, PathState, PathStatus,
+    DaemonStatus, DeviceState, DeviceStatus, Event, Fences, Hedges, Io, Latency, PathState, PathStatus,
     Percentiles, SessionStatus, Status,
 };
 

@@ -4,7 +4,7 @@ use super::spec::{self, Isids};
 use crate::api;
 use crate::control::config::Config;
 use crate::control::plan::{NewPath, News, Plan};
-use crate::lane::{Command, LaneHandle};
+use crate::lane::{Command, Io, LaneHandle};
 use crate::limits;
 use crate::path::{Fence, Ledger};
 use crate::volume;
@@ -200,6 +200,10 @@ impl Shared {
             pid: std::process::id(),
             uptime_s: (self.started.elapsed().as_secs_f64() * 10.0).round() / 10.0,
             config: self.config.file.as_ref().map(|file| file.display().to_string()),
+            io: match self.lanes().first().map(LaneHandle::io) {
+                Some(Io::Epoll) => api::Io::Epoll,
+                Some(Io::Uring | Io::Best) | None => api::Io::Uring,
+            },
         }
     }
 
