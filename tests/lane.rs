@@ -167,8 +167,10 @@ fn pattern(seed: u64, len: usize) -> Vec<u8> {
 
 #[test]
 fn both_paths_carry_what_is_written_and_read() {
-    for digest in [Digest::None, Digest::Crc32c] {
-        let rig = Rig::start(PairConfig::default(), Tunables::default(), digest);
+    let spins = [Duration::ZERO, Duration::ZERO, Duration::from_millis(1)];
+    for (digest, spin) in [Digest::None, Digest::Crc32c, Digest::None].into_iter().zip(spins) {
+        let tunables = Tunables { spin, ..Tunables::default() };
+        let rig = Rig::start(PairConfig::default(), tunables, digest);
         rig.until([State::Active; 2]);
         let mut nbd = rig.client();
         for (n, len) in [512, 4096, 65536, 1 << 20, 32 << 20, 12_800].into_iter().enumerate() {

@@ -17,10 +17,6 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::Connect;
 
-/// Receive window of a session, bytes: a full 10 Gbit/s over a round trip of 0.8 ms, and small enough to
-/// stay in a cache.
-const WINDOW_MAX: i32 = 1024 * 1024;
-
 /// What a descriptor is, as far as its end is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -41,7 +37,6 @@ pub(super) fn make(connect: &Connect, send_buffer: Option<usize>) -> io::Result<
     if let Some(bytes) = send_buffer {
         socket.set_send_buffer_size(bytes)?;
     }
-    clamp_window(&socket)?;
     if let Some(interface) = &connect.interface {
         socket.bind_device(Some(interface.as_bytes()))?;
     }
@@ -57,23 +52,6 @@ pub(super) fn make(connect: &Connect, send_buffer: Option<usize>) -> io::Result<
         socket.bind(&bind_address(source, connect.remote).into())?;
     }
     Ok(socket)
-}
-
-/// Bounds what the peer may have on its way to us. Left alone, the kernel lets a session that carries
-/// large reads grow to tens of MiB, which then wait outside of every cache, on both sides.
-fn clamp_window(socket: &Socket) -> io::Result<()> {
-    let bytes: libc::c_int = WINDOW_MAX;
-    // SAFETY: the option's value is a live int of the given length, and setsockopt only reads it.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_WINDOW_CLAMP,
-            (&raw const bytes).cast(),
-            size_of_val(&bytes) as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The source with port 0; a link-local IPv6 source takes the zone of the portal.
