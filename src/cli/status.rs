@@ -217,7 +217,12 @@ mod tests {
             }],
             ..DeviceStatus::default()
         };
-        let daemon = DaemonStatus { pid: 7, uptime_s: 12.5, config: Some("/etc/mpio.toml".into()), io: Io::Uring };
+        let daemon = DaemonStatus {
+            pid: 7,
+            uptime_s: 12.5,
+            config: Some("/etc/mpio.toml".into()),
+            io: Io::Uring,
+        };
         let status = Status { version: 1, daemon, devices: vec![device] };
         let expected = "\
 mpio pid 7, up 12.5 s, /etc/mpio.toml

@@ -202,13 +202,14 @@ impl LaneHandle {
         let thread = std::thread::Builder::new()
             .name(format!("lane{lane}"))
             .spawn(move || {
-                let mut ring = match Ring::new(RingConfig { io: config.io, ..RingConfig::default() }) {
-                    Ok(ring) => ring,
-                    Err(error) => {
-                        let _ = made.send(Err(error));
-                        return;
-                    }
-                };
+                let mut ring =
+                    match Ring::new(RingConfig { io: config.io, ..RingConfig::default() }) {
+                        Ok(ring) => ring,
+                        Err(error) => {
+                            let _ = made.send(Err(error));
+                            return;
+                        }
+                    };
                 let _ = made.send(Ok((ring.waker(), ring.io(), ring.take_refusal())));
                 let _abort = AbortOnPanic;
                 Lane::new(config.id, ring, receiver, log::Sink::start()).run();
