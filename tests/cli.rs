@@ -42,7 +42,7 @@ fn says(text: &str, parts: &[&str]) {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands: [(&str, &[&str]); 11] = [
+    let commands: [(&str, &[&str]); 12] = [
         ("", &["Examples:", "mpio attach", "Exit codes: 0 done, 1 tried and failed, 2 wrong"]),
         ("discover", &["Usage: mpio discover", "PORTAL[@SOURCE]", "--source", "Examples:"]),
         ("serve", &["Usage: mpio serve", "--config <FILE>", "--log-format", "SIGTERM", "Example:"]),
