@@ -18,6 +18,8 @@ mod turn;
 pub use errand::{Errand, Errands};
 pub use mailbox::{Command, CommandError, LaneHandle, Mailbox, PathAction};
 
+pub use crate::ring::Io;
+
 use crate::base::{Duration, Instant, SteadyClock};
 use crate::ring::{Ring, RingError};
 use crate::volume::Volume;
@@ -31,6 +33,8 @@ use tokio::sync::oneshot;
 pub struct LaneConfig {
     /// Its number, from 0; part of every ISID of its sessions.
     pub id: u16,
+    /// What it asks the kernel by.
+    pub io: Io,
 }
 
 /// Why a lane could not be started.

@@ -406,16 +406,13 @@ impl Lane {
                 });
             }
             Command::Peers(peers) => self.peers = peers,
+            // What another lane says of a device that this one does not have is of no interest here.
             Command::Wake { device } => {
-                if let Some(index) = self.find(&device) {
-                    self.touch(index);
-                }
+                let _ = self.with_device(&device, |_| Ok(()));
             }
             Command::TargetWasReset { device, target } => {
-                if let Some(index) = self.find(&device) {
-                    self.devices[index].volume.target_was_reset(now, &target);
-                    self.touch(index);
-                }
+                let _ =
+                    self.with_device(&device, |volume| Ok(volume.target_was_reset(now, &target)));
             }
             Command::Stop => self.stopped = true,
         }
