@@ -1,6 +1,6 @@
 //! How each policy shares the load out, in virtual time: a table that is kept as a file and read as a diff.
 //!
-//! Two paths; the second one is further away, or loses packets. Clients keep a fixed number of reads and
+//! Two paths, each one millisecond away (two there and back); the second one may be further away, or lose packets. Clients keep a fixed number of reads and
 //! writes in flight for some virtual seconds. The numbers are those of a network without queues: they show
 //! what a policy does, not what a machine could.
 
@@ -13,10 +13,14 @@ use mpio::path::{PathIndex, Policy};
 use std::fmt::Write;
 
 /// How the second path differs.
-const CASES: [(&str, u64, u64); 4] =
-    [("equal", 100, 0), ("1 ms behind", 1100, 0), ("30 ms behind", 30_100, 0), ("1 in 500 lost", 100, 500)];
+const CASES: [(&str, u64, u64); 4] = [
+    ("equal", 1000, 0),
+    ("1 ms behind", 2000, 0),
+    ("30 ms behind", 31_000, 0),
+    ("1 in 500 lost", 1000, 500),
+];
 const DEPTH: usize = 32;
-const SECONDS: u64 = 4;
+const SECONDS: u64 = 2;
 const CELLS: u64 = 3968;
 
 /// The table, as it is kept.
@@ -51,8 +55,9 @@ struct Row {
 }
 
 fn measure(policy: Policy, delay: Duration, loss_one_in: u64) -> Row {
+    let first = Portal { delay: Duration::from_millis(1), ..Portal::new(0) };
     let second = Portal { delay, loss_one_in, ..Portal::new(1) };
-    let mut setup = Setup { policy, portals: vec![Portal::new(0), second], ..Setup::default() };
+    let mut setup = Setup { policy, portals: vec![first, second], ..Setup::default() };
     setup.pair.size = 2 << 20;
     setup.weights = vec![3, 1];
     let mut w = World::cold(setup);
@@ -67,13 +72,17 @@ fn measure(policy: Policy, delay: Duration, loss_one_in: u64) -> Row {
             let kind = if dice.one_in(3) { write } else { Kind::Read };
             load.submit(&mut w, peer, first, 8, kind);
         }
-        w.run(Duration::from_micros(200));
+        w.run(Duration::from_micros(500));
         load.take(&mut w);
     }
-    let mut times: Vec<Duration> =
-        load.asked.iter().filter_map(|a| a.answer.as_ref().map(|answer| answer.at - a.at)).collect();
+    let mut times: Vec<Duration> = load
+        .asked
+        .iter()
+        .filter_map(|a| a.answer.as_ref().map(|answer| answer.at - a.at))
+        .collect();
     times.sort_unstable();
-    let at = |per_mille: usize| times.get(times.len() * per_mille / 1000).copied().unwrap_or_default();
+    let at =
+        |per_mille: usize| times.get(times.len() * per_mille / 1000).copied().unwrap_or_default();
     let done = |path| {
         let snapshot = w.volumes[0].snapshot();
         let stats = &snapshot.paths[PathIndex::new(path).get()].stats;
