@@ -9,9 +9,9 @@
 //! A straggler of a read may still win: the first good answer ends the part. A straggler of what changes
 //! the medium never does, it is *in doubt* until its own status or the answer to its ABORT TASK (proof 1).
 
-use super::request::{self, Flight, PartId, PartVerb};
+use super::request::{Flight, PartId, PartVerb};
 use super::table::Key;
-use super::{Volume, complete, dispatch, fencing, health};
+use super::{Volume, check, complete, dispatch, fencing, health};
 use crate::base::{Instant, Payload};
 use crate::path::verdict::{self, Context, Decision, Outcome};
 use crate::path::{Ended, Nexus, PathIndex, TicketId};
@@ -117,7 +117,8 @@ pub(super) fn abort(v: &mut Volume, now: Instant, key: Key) {
     let again = now + v.spec.tunables.management_timeout;
     let straggler = v.stragglers.get_mut(key).expect("the caller found it");
     let first = !std::mem::replace(&mut straggler.overdue, true);
-    straggler.abort_again = again;
+    // Of a write the reset is the next proof; a second abort would only keep the target from answering it.
+    straggler.abort_again = if straggler.verb.changes_state() { Instant::MAX } else { again };
     let (path, tag) = (straggler.path, straggler.tag);
     let link = &mut v.links[path.get()];
     link.overdue += u32::from(first);
@@ -263,7 +264,5 @@ pub(super) fn lost(v: &mut Volume, now: Instant, key: Key) -> bool {
 /// Its own status, or ABORT TASK answered with response 0: this copy is dead.
 fn proven(v: &mut Volume, straggler: &Straggler) {
     let Some((ticket, nexus)) = straggler.doubt else { return };
-    if v.shared.ledger().doubt_answered(ticket, nexus) {
-        request::wake_lanes(v);
-    }
+    check::copy_dead(v, ticket, nexus);
 }

@@ -14,7 +14,7 @@
 
 use super::abandon::{self, Kind};
 use super::request::{PartId, PartVerb};
-use super::{Level, Volume, link};
+use super::{Level, Volume, check, link};
 use crate::base::{Duration, Instant};
 use crate::path::{CommandClass, Op, PathIndex, State, command_timeout};
 use crate::session::TaskTag;
@@ -168,7 +168,11 @@ fn ask(v: &mut Volume, now: Instant, path: PathIndex) {
     }
     let hung_at = link.hung_at;
     let live = v.parts.iter().find(|(_, part)| {
-        part.verb == PartVerb::Read && part.flight.is_some_and(|flight| flight.path != path)
+        part.verb == PartVerb::Read
+            && part.flight.is_some_and(|flight| flight.path != path)
+            // One that looks at a path's own content is no other path's business, and the other way round.
+            && !part.pinned
+            && !check::unread(v, part.lba, part.blocks).contains(path)
     });
     match live.map(|(id, _)| id) {
         Some(id) => abandon::copy(v, now, id, path, Kind::Probe),

@@ -20,6 +20,7 @@ use mpio::export::client::{Answer, ClientConfig, Op};
 use mpio::path::{Fence, Ledger, PathIndex, Policy, State};
 use mpio::session::Digest;
 use mpio::session::chap::Credentials;
+use mpio::volume::nexus::NexusRecord;
 use mpio::volume::shared::Shared;
 use mpio::volume::spec::{DeviceSpec, PathSpec, Tunables};
 use mpio::volume::{ClientId, Endpoint, Notice, Volume};
@@ -164,6 +165,8 @@ pub struct World {
     pub connects: Vec<(Instant, SocketAddr)>,
     /// Lanes that have said that they are drained.
     pub drained: Vec<bool>,
+    /// The state file of the device.
+    left_behind: Vec<NexusRecord>,
     /// The story of the run.
     pub trace: Trace,
     dice: Dice,
@@ -244,6 +247,7 @@ impl World {
             log: Vec::new(),
             connects: Vec::new(),
             drained: Vec::new(),
+            left_behind: Vec::new(),
             trace: Trace::default(),
             dice: Dice::new(setup.seed ^ 0x006e_6574),
             clock: 0,
@@ -265,7 +269,9 @@ impl World {
         assert!(self.volumes.is_empty(), "the daemon runs");
         let setup = &self.setup;
         let fence = Fence { mode: setup.tunables.fence, timeout: setup.tunables.fence_timeout };
-        let shared = Arc::new(Shared::new(Ledger::new(fence, setup.pair.block_size, 256)));
+        let ledger = Ledger::new(fence, setup.pair.block_size, 256);
+        let left = self.left_behind.iter().map(|record| (record.clone(), true)).collect();
+        let shared = Arc::new(Shared::recording(self.now, ledger, left));
         let spec = DeviceSpec {
             name: "vm0".to_owned(),
             initiator_name: "iqn.2026-11.test.host:mpio".to_owned(),
