@@ -119,7 +119,8 @@ pub(super) fn abort(v: &mut Volume, now: Instant, key: Key) {
     let again = now + v.spec.tunables.management_timeout;
     let straggler = v.stragglers.get_mut(key).expect("the caller found it");
     let first = !std::mem::replace(&mut straggler.overdue, true);
-    straggler.abort_again = again;
+    // Of a write the reset is the next proof; a second abort would only keep the target from answering it.
+    straggler.abort_again = if straggler.verb.changes_state() { Instant::MAX } else { again };
     let (path, tag) = (straggler.path, straggler.tag);
     let link = &mut v.links[path.get()];
     link.overdue += u32::from(first);
