@@ -11,9 +11,9 @@ use super::table::{Phase, Sock, Table};
 use super::{Completion, Connect, RECV_ROOM_MIN, RingConfig, RingStats, Sending, SockId, Waker};
 use crate::limits::RECV_BUFFER;
 use bytes::Bytes;
+use nix::sys::epoll::{Epoll as Poll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use nix::sys::epoll::{Epoll as Poll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use socket2::{SockAddr, SockRef};
 use std::io;
 use std::net::SocketAddr;
@@ -238,7 +238,8 @@ impl Epoll {
 
     pub(super) fn stats(&self) -> RingStats {
         let entries = self.sockets.iter();
-        let busy = entries.map(|e| usize::from(e.receiving) + usize::from(e.sending)).sum::<usize>();
+        let busy =
+            entries.map(|e| usize::from(e.receiving) + usize::from(e.sending)).sum::<usize>();
         RingStats {
             pool: self.pool.stats(),
             sockets: self.sockets.len(),
@@ -420,8 +421,7 @@ impl Epoll {
         assert!(asked > 0 && buffer.is_empty(), "a receive buffer without room");
         let room = buffer.spare_capacity_mut().as_mut_ptr().cast();
         // SAFETY: the buffer has room for `asked` bytes behind `room`, and lives through the call.
-        let result =
-            unsafe { libc::recv(entry.fd.as_raw_fd(), room, asked, libc::MSG_DONTWAIT) };
+        let result = unsafe { libc::recv(entry.fd.as_raw_fd(), room, asked, libc::MSG_DONTWAIT) };
         let completion = match usize::try_from(result) {
             Ok(0) => Completion::Eof { sock },
             Ok(len) => {

@@ -474,7 +474,12 @@ impl Volume {
     /// The others may wait until [`Volume::poll_deadline`] is asked for.
     #[must_use]
     pub fn poll_soon(&self) -> Instant {
-        self.delayed.iter().map(|(at, _)| *at).min().unwrap_or(Instant::MAX).min(health::deadline(self))
+        self.delayed
+            .iter()
+            .map(|(at, _)| *at)
+            .min()
+            .unwrap_or(Instant::MAX)
+            .min(health::deadline(self))
     }
 
     /// How long the driver shall look for answers before it sleeps: zero unless commands are outstanding.

@@ -22,7 +22,8 @@ fn engine() -> Io {
 }
 
 fn ring() -> Ring {
-    Ring::new(RingConfig { sockets: 300, entries: 64, io: engine(), ..RingConfig::default() }).expect("a ring")
+    Ring::new(RingConfig { sockets: 300, entries: 64, io: engine(), ..RingConfig::default() })
+        .expect("a ring")
 }
 
 fn listener() -> (TcpListener, SocketAddr) {
@@ -521,7 +522,8 @@ fn a_failed_send_tells_how_far_it_got() {
 #[test]
 fn a_full_table_is_an_error_and_room_comes_back() {
     let mut ring =
-        Ring::new(RingConfig { sockets: 2, entries: 2, io: engine(), ..RingConfig::default() }).expect("made");
+        Ring::new(RingConfig { sockets: 2, entries: 2, io: engine(), ..RingConfig::default() })
+            .expect("made");
     let (one_sock, _a) = unix_pair(&mut ring);
     let (_, _b) = unix_pair(&mut ring);
     let (third, _c) = UnixStream::pair().expect("a pair");
@@ -539,7 +541,8 @@ fn a_full_table_is_an_error_and_room_comes_back() {
 #[test]
 fn a_small_queue_is_submitted_when_it_is_full() {
     let mut ring =
-        Ring::new(RingConfig { sockets: 40, entries: 2, io: engine(), ..RingConfig::default() }).expect("made");
+        Ring::new(RingConfig { sockets: 40, entries: 2, io: engine(), ..RingConfig::default() })
+            .expect("made");
     let mut pairs: Vec<_> = (0..40).map(|_| unix_pair(&mut ring)).collect();
     let much = Bytes::from(pattern(1 << 20, 4));
     for (sock, peer) in &mut pairs {

@@ -17,9 +17,7 @@ use super::pool::Pool;
 use super::send::SendArea;
 use super::socket::{self, Kind};
 use super::table::{Phase, Sock, Table};
-use super::{
-    Completion, Connect, RECV_ROOM_MIN, RingConfig, RingStats, Sending, SockId, Waker,
-};
+use super::{Completion, Connect, RECV_ROOM_MIN, RingConfig, RingStats, Sending, SockId, Waker};
 use crate::limits::RECV_BUFFER;
 use bytes::Bytes;
 use io_uring::{EnterFlags, IoUring, opcode, squeue, types};
@@ -236,7 +234,11 @@ impl Uring {
         }
     }
 
-    pub(in crate::ring) fn submit_and_wait(&mut self, until: Option<Duration>, out: &mut Vec<Completion>) {
+    pub(in crate::ring) fn submit_and_wait(
+        &mut self,
+        until: Option<Duration>,
+        out: &mut Vec<Completion>,
+    ) {
         let none = self.ready.is_empty() && self.ring.completion().is_empty();
         self.enter(if none { until } else { Some(Duration::ZERO) });
         self.reap();
