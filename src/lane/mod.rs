@@ -9,11 +9,13 @@
 //! Deliberately not here: any protocol, and any decision about paths. Work of the control thread comes
 //! through a bounded mailbox; nothing here waits for it.
 
+mod errand;
 mod log;
 mod mailbox;
 mod sockets;
 mod turn;
 
+pub use errand::{Errand, Errands};
 pub use mailbox::{Command, CommandError, LaneHandle, Mailbox, PathAction};
 
 use crate::base::{Duration, Instant};
@@ -93,6 +95,8 @@ struct Lane {
     /// Scratch space of a turn.
     paused: Vec<Slot>,
     log: log::Sink,
+    /// Who does what takes a file or a process; nobody in tests of the lane alone.
+    errands: Option<Errands>,
     draining: Option<oneshot::Sender<()>>,
     stopped: bool,
 }

@@ -1,5 +1,6 @@
 //! The loop of a lane.
 
+use super::errand::Errand;
 use super::mailbox::{Command, CommandError, PathAction};
 use super::sockets::{Index, Socket, Sockets};
 use super::{Device, Lane, TIMER_GRAIN, log};
@@ -32,6 +33,7 @@ impl Lane {
             sockets: Sockets::default(),
             paused: Vec::new(),
             log,
+            errands: None,
             draining: None,
             stopped: false,
         }
@@ -272,7 +274,31 @@ impl Lane {
                 }
             }
             Action::Drained => self.devices[index].drained = true,
+            Action::RecordNexus { path, record } => {
+                let (device, lane) = (self.devices[index].volume.name().to_owned(), self.id);
+                if !self.errand(Errand::RecordNexus { device, lane, path, record }) {
+                    let nobody = Err("nobody writes it".to_owned());
+                    self.devices[index].volume.handle_nexus_recorded(now, path, nobody);
+                }
+            }
+            Action::ForgetNexus(record) => {
+                let device = self.devices[index].volume.name().to_owned();
+                self.errand(Errand::ForgetNexus { device, record });
+            }
+            Action::RunFenceCommand(command) => {
+                let (device, lane) = (self.devices[index].volume.name().to_owned(), self.id);
+                let id = command.id;
+                if !self.errand(Errand::FenceCommand { device, lane, command }) {
+                    let nobody = Err("nobody runs it".to_owned());
+                    self.devices[index].volume.handle_fence_command(now, id, nobody);
+                }
+            }
         }
+    }
+
+    /// Whether somebody has taken the errand.
+    fn errand(&self, errand: Errand) -> bool {
+        self.errands.as_ref().is_some_and(|errands| errands.send(errand).is_ok())
     }
 
     /// Tells another lane something; a lane never waits for another one. A full mailbox only means that
@@ -347,6 +373,19 @@ impl Lane {
                     self.devices[index].volume.drain(now);
                     self.touch(index);
                 }
+            }
+            Command::Errands(errands) => self.errands = Some(errands),
+            Command::NexusRecorded { device, path, result } => {
+                let _ = self.with_device(&device, |volume| {
+                    volume.handle_nexus_recorded(now, path, result);
+                    Ok(())
+                });
+            }
+            Command::FenceCommandEnded { device, id, result } => {
+                let _ = self.with_device(&device, |volume| {
+                    volume.handle_fence_command(now, id, result);
+                    Ok(())
+                });
             }
             Command::Peers(peers) => self.peers = peers,
             Command::Wake { device } => {

@@ -243,6 +243,11 @@ pub(super) fn act(
     if actions.contains(Actions::ALARM) {
         v.notice(now, Level::Warn, Some(path), "target reports", &outcome.to_string());
     }
+    if actions.contains(Actions::REDISCOVER) {
+        // Portals are used only where they are configured: it is for the administrator to follow.
+        let why = format!("the target's portals have changed ({outcome}); try: mpio discover");
+        v.notice(now, Level::Warn, Some(path), "target reports", &why);
+    }
 }
 
 /// The target reported something of the unit that belongs to no command (RFC 7143 section 11.9.1).

@@ -14,7 +14,7 @@
 
 use super::abandon::{self, Kind};
 use super::request::{PartId, PartVerb};
-use super::{Level, Volume, link};
+use super::{Level, Volume, check, link};
 use crate::base::{Duration, Instant};
 use crate::path::{CommandClass, Op, PathIndex, State, command_timeout};
 use crate::session::TaskTag;
@@ -168,7 +168,11 @@ fn ask(v: &mut Volume, now: Instant, path: PathIndex) {
     }
     let hung_at = link.hung_at;
     let live = v.parts.iter().find(|(_, part)| {
-        part.verb == PartVerb::Read && part.flight.is_some_and(|flight| flight.path != path)
+        part.verb == PartVerb::Read
+            && part.flight.is_some_and(|flight| flight.path != path)
+            // One that looks at a path's own content is no other path's business, and the other way round.
+            && !part.pinned
+            && !check::unread(v, part.lba, part.blocks).contains(path)
     });
     match live.map(|(id, _)| id) {
         Some(id) => abandon::copy(v, now, id, path, Kind::Probe),
@@ -303,7 +307,7 @@ fn late_stragglers(v: &mut Volume, now: Instant) {
     let mut late = std::mem::take(&mut v.scratch);
     late.extend(v.stragglers.iter().filter_map(|(key, s)| {
         let idle = now - idle_since(v, s.path, s.tag, s.started);
-        let is_late = !s.overdue && idle >= limit(v, s.verb, s.path);
+        let is_late = now >= s.abort_again && idle >= limit(v, s.verb, s.path);
         is_late.then_some((s.started, key))
     }));
     while let Some((_, key)) = late.pop() {
@@ -312,13 +316,14 @@ fn late_stragglers(v: &mut Volume, now: Instant) {
     v.scratch = late;
 }
 
-/// Paths that take no command although they owe no answer: nothing there is ever late.
+/// Paths that take no command although they owe no answer: nothing there is ever late. It matters where
+/// commands wait for a path, and on a suspect one, which could not be asked whether it answers again.
 fn closed_windows(v: &mut Volume, now: Instant) {
-    if v.ready.is_empty() {
-        return;
-    }
     for index in 0..v.links.len() {
         let path = v.links[index].index;
+        if v.ready.is_empty() && !v.engine.suspects().contains(path) {
+            continue;
+        }
         let tunables = &v.spec.tunables;
         let limit = match v.engine.is_last(path) {
             true => tunables.last_path_command_timeout,

@@ -8,6 +8,7 @@
 //! A new socket is asked for only when the driver has let go of the old one, so that two sessions of one
 //! nexus never stand side by side on our side (RFC 7143 section 4.4.3).
 
+use super::nexus::{self, Recorded};
 use super::probing::{self, Probing};
 use super::spec::PathSpec;
 use super::{Action, Level, Volume, complete, content, fencing, flush};
@@ -15,7 +16,7 @@ use crate::base::{Blame, Duration, Instant, TxQueue};
 use crate::limits;
 use crate::path::identity::LogicalUnit;
 use crate::path::planted::{Bug, planted};
-use crate::path::{Depth, Failure, PathIndex, State};
+use crate::path::{Depth, Failure, Nexus, PathIndex, State};
 use crate::session::{
     self, AsyncEvent, CloseReason, Event, Kind, LoginError, Session, SessionError,
 };
@@ -74,6 +75,12 @@ pub(super) struct Link {
     pub(super) reset: Option<(u32, Instant)>,
     /// The target has refused to reset: it is not asked again before this.
     pub(super) reset_not_before: Instant,
+    /// Since when it waits for a reset.
+    pub(super) fencing_since: Instant,
+    /// The same nexus as an earlier process has left it behind.
+    pub(super) inherited: Option<Nexus>,
+    /// Whether it is written down for a later process.
+    pub(super) recorded: Recorded,
     /// Where the next connection goes, and where it really comes from.
     remote: SocketAddr,
     /// The configured portal: a redirect may always lead back to it.
@@ -137,6 +144,9 @@ impl Link {
             portal_group: None,
             reset: None,
             reset_not_before: Instant::ZERO,
+            fencing_since: Instant::ZERO,
+            inherited: None,
+            recorded: Recorded::No,
             local: None,
             hops: 0,
             disabling: false,
@@ -571,6 +581,9 @@ fn event_(v: &mut Volume, now: Instant, path: PathIndex, event: Event) {
 fn closed(v: &mut Volume, now: Instant, path: PathIndex, error: &SessionError) {
     let link = &v.links[path.get()];
     if let Phase::LoggingOut { then } = link.phase {
+        if matches!(error, SessionError::LoggedOut) {
+            nexus::forget(v, path);
+        }
         logged_out(v, now, path, then);
         return;
     }

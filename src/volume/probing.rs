@@ -193,15 +193,22 @@ pub(super) fn ask(v: &mut Volume, now: Instant, path: PathIndex, command: Comman
         unreachable!("only a path that is probed is asked");
     };
     let session = session.as_mut().expect("probing needs a session");
+    // Its answer goes on, not a time.
     probing.resume = None;
-    probing.asked = session.submit(now, command).ok();
-    assert!(probing.asked.is_some(), "a session with room takes a command");
+    match session.submit(now, command) {
+        Ok(tag) => probing.asked = Some(tag),
+        // The window closed with the last answer.
+        Err(_) => probing.resume = Some(now + WINDOW_WAIT),
+    }
     v.mark_link(path);
 }
 
-/// Goes on at this time.
+/// Goes on at this time, unless an answer is waited for.
 pub(super) fn wait(v: &mut Volume, path: PathIndex, at: Instant) {
     let Phase::Probing(probing) = &mut v.links[path.get()].phase else { return };
+    if probing.asked.is_some() {
+        return;
+    }
     probing.resume = Some(at);
     probing.progress = at;
 }

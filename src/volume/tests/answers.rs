@@ -227,3 +227,59 @@ fn unsolicited_data_that_is_refused_is_not_sent_again() {
     assert_eq!((r2ts(&mut w), w.failures(0)), (4, 0));
     w.finish();
 }
+
+/// Portals are the administrator's to configure: a change of the target's is told, once for each attention.
+#[test]
+fn portals_that_changed_are_told() {
+    let mut w = World::new(Setup { policy: Policy::Failover, ..Setup::default() });
+    let c = w.client();
+    w.node(0).unit_attention(0x3f, 0x12);
+    w.read(c, 0, 512).expect("read");
+    assert_eq!((w.logged("target reports"), w.failures(0)), (1, 0));
+    w.finish();
+}
+
+/// Status bytes and sense codes that make no sense, on either path: every request is answered, and when the
+/// nonsense ends everything works again.
+#[test]
+fn nonsense_is_survived() {
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = move || {
+        random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as u8
+    };
+    for round in 0..60 {
+        let (mut w, c) = world([Policy::RoundRobin, Policy::Failover][round % 2]);
+        w.faults(0).remove("tmf");
+        for (node, name) in [(0, "x"), (0, "y"), (1, "x"), (1, "y")] {
+            let fault = match next() % 3 {
+                0 => Fault::Status(next()),
+                _ => sense(next() & 0xf, next(), next()),
+            };
+            let on = [Commands::Medium, Commands::All, Commands::Writes, Commands::Flushes];
+            let rule = Rule::new(fault).on(on[usize::from(next() % 4)]);
+            w.faults(node)
+                .set(name, rule.skip(u64::from(next() % 8)).times(u64::from(next() % 16)));
+        }
+        let mut tokens = Vec::new();
+        for n in 0..8 {
+            tokens.push(w.start_write(c, n * 4096, pattern(n, 4096)));
+            tokens.push(w.start_read(c, n * 4096, 4096));
+        }
+        let _ = w.flush(c);
+        for token in tokens {
+            let _ = w.answer(c, token);
+        }
+        (0..2).for_each(|node| w.faults(node).clear());
+        w.run_ms(5000);
+        w.until_active();
+        let _ = w.flush(c);
+        for n in 0..8 {
+            w.write(c, n * 4096, &pattern(n, 4096)).expect("written");
+            assert_eq!(w.read(c, n * 4096, 4096), Ok(pattern(n, 4096)));
+        }
+        w.flush(c).expect("flushed");
+        w.finish();
+    }
+}
