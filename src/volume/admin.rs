@@ -3,7 +3,7 @@
 use super::link::{self, Phase};
 use super::service;
 use super::spec::Tunables;
-use super::{Action, Draining, Level, Notice, Volume, check, clients, hedge};
+use super::{Action, Draining, Level, Notice, Volume, clients, hedge, idle};
 use crate::base::Instant;
 use crate::path::{Access, Events, Fence, FenceMode, LedgerCounters, PathIndex, Policy, State};
 use crate::session::Negotiated;
@@ -70,6 +70,10 @@ pub struct Snapshot {
     pub fences: LedgerCounters,
     /// Copies of slow reads.
     pub hedges: hedge::Counters,
+    /// Ranges on the watch list, and blocks that it has rewritten; shared likewise.
+    pub watched: u64,
+    /// See `watched`.
+    pub repaired: u64,
     /// Requests of clients.
     pub stats: IoStats,
     /// Paths in configured order.
@@ -182,7 +186,7 @@ impl Volume {
         let strict = self.spec.tunables.fence == FenceMode::Strict;
         self.spec.tunables = tunables;
         for path in self.engine.paths().filter(|_| recheck) {
-            check::begin(self, now, path);
+            idle::begin(self, now, path);
         }
         link::retune(self);
         if strict && self.spec.tunables.fence != FenceMode::Strict {
@@ -273,6 +277,7 @@ impl Volume {
                 self.notice(now, Level::Warn, None, "shutdown", &why);
                 super::request::shut_down(self, now);
             }
+            super::nexus::end(self);
             self.actions.push_back(Action::Drained);
         }
     }
@@ -305,6 +310,7 @@ impl Volume {
         let quiet = |phase: &Phase| matches!(phase, Phase::Waiting | Phase::Disabled);
         if self.links.iter().all(|l| quiet(&l.phase)) {
             self.draining.as_mut().expect("it was just there").reported = true;
+            super::nexus::end(self);
             self.actions.push_back(Action::Drained);
         }
     }
@@ -312,6 +318,7 @@ impl Volume {
     /// Everything that `status` shows of this lane.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
+        let (watched, repaired) = self.shared.watch().numbers();
         Snapshot {
             name: self.spec.name.clone(),
             unit: self.unit.clone(),
@@ -322,6 +329,8 @@ impl Volume {
             held: self.held,
             fences: self.shared.ledger().counters(),
             hedges: self.hedges.counters(),
+            watched,
+            repaired,
             stats: self.counters.clone(),
             paths: self.links.iter().map(|l| self.path_snapshot(l)).collect(),
             events: self.engine.events().clone(),

@@ -14,7 +14,7 @@
 
 use super::abandon::{self, Kind};
 use super::request::PartId;
-use super::{Volume, health};
+use super::{Volume, check, health};
 use crate::base::{Duration, Instant};
 use crate::limits::REQUESTS_PER_LANE_MAX;
 use crate::path::{Op, PathSet};
@@ -129,10 +129,12 @@ fn hedge(v: &mut Volume, now: Instant, id: PartId, tail: Duration) {
     }
     let part = v.parts.get(id).expect("it is out");
     let flight = part.flight.expect("it is out");
-    if part.copies > 0 {
+    if part.copies > 0 || part.pinned {
         return;
     }
-    let exclude = PathSet::only(flight.path).union(part.history.refused);
+    // Blocks that are watched may be stale on a path.
+    let unread = check::unread(v, part.lba, part.blocks);
+    let exclude = PathSet::only(flight.path).union(part.history.refused).union(unread);
     let Some(path) = v.engine.choose_second(Op::Read, exclude) else { return };
     let slow_too =
         v.engine.expected(Op::Read, path) > tail || health::quiet_for(v, now, path) > tail;
