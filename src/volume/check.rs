@@ -65,7 +65,7 @@ pub(super) fn fence_timeout(v: &mut Volume, now: Instant) {
     let mut refused = 0;
     let unproven = shared.ledger().handle_timeout(now, |doubt| {
         // A lane that stood still has another time than the others.
-        if doubt.nexus.lane != lane {
+        if doubt.nexus.lane != lane && !shared.inheritance().owns(doubt.ticket) {
             return false;
         }
         let fits = shared.inheritance().owns(doubt.ticket)
