@@ -3,7 +3,7 @@
 use super::link::{self, Phase};
 use super::service;
 use super::spec::Tunables;
-use super::{Action, Draining, Level, Notice, Volume, clients, hedge, lun_check};
+use super::{Action, Draining, Level, Notice, Volume, clients, hedge, idle};
 use crate::base::Instant;
 use crate::path::{Access, Events, Fence, FenceMode, LedgerCounters, PathIndex, Policy, State};
 use crate::session::Negotiated;
@@ -68,12 +68,12 @@ pub struct Snapshot {
     pub held: usize,
     /// The ledger's numbers; shared by the lanes of the device.
     pub fences: LedgerCounters,
+    /// Copies of slow reads.
+    pub hedges: hedge::Counters,
     /// Ranges on the watch list, and blocks that it has rewritten; shared likewise.
     pub watched: u64,
     /// See `watched`.
     pub repaired: u64,
-    /// Copies of slow reads.
-    pub hedges: hedge::Counters,
     /// Requests of clients.
     pub stats: IoStats,
     /// Paths in configured order.
@@ -186,7 +186,7 @@ impl Volume {
         let strict = self.spec.tunables.fence == FenceMode::Strict;
         self.spec.tunables = tunables;
         for path in self.engine.paths().filter(|_| recheck) {
-            lun_check::begin(self, now, path);
+            idle::begin(self, now, path);
         }
         link::retune(self);
         if strict && self.spec.tunables.fence != FenceMode::Strict {
@@ -328,9 +328,9 @@ impl Volume {
             read_only: self.spec.read_only || self.unit.as_ref().is_some_and(|u| u.read_only()),
             held: self.held,
             fences: self.shared.ledger().counters(),
+            hedges: self.hedges.counters(),
             watched,
             repaired,
-            hedges: self.hedges.counters(),
             stats: self.counters.clone(),
             paths: self.links.iter().map(|l| self.path_snapshot(l)).collect(),
             events: self.engine.events().clone(),

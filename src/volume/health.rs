@@ -14,7 +14,7 @@
 
 use super::abandon::{self, Kind};
 use super::request::{PartId, PartVerb};
-use super::{Level, Volume, check, link, lun_check};
+use super::{Level, Volume, check, idle, link};
 use crate::base::{Duration, Instant};
 use crate::path::{CommandClass, Op, PathIndex, State, command_timeout};
 use crate::session::TaskTag;
@@ -71,7 +71,7 @@ pub(super) fn answered(v: &mut Volume, now: Instant, path: PathIndex, op: Op) {
 /// The path has become active.
 pub(super) fn back(v: &mut Volume, now: Instant, path: PathIndex) {
     v.links[path.get()].owed_since = now;
-    lun_check::begin(v, now, path);
+    idle::begin(v, now, path);
     move_reads(v, now);
 }
 
@@ -166,7 +166,7 @@ fn move_reads(v: &mut Volume, now: Instant) {
     let mut found = std::mem::take(&mut v.scratch);
     found.extend(v.parts.iter().filter_map(|(id, part)| {
         let flight = part.flight.filter(|flight| suspects.contains(flight.path))?;
-        let moves = part.verb == PartVerb::Read && abandon::lives(v, &flight);
+        let moves = part.verb == PartVerb::Read && !part.pinned && abandon::lives(v, &flight);
         moves.then_some((flight.started, id))
     }));
     found.sort_unstable_by_key(|(started, id)| (*started, id.slot()));

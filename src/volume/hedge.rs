@@ -129,10 +129,10 @@ fn hedge(v: &mut Volume, now: Instant, id: PartId, tail: Duration) {
     }
     let part = v.parts.get(id).expect("it is out");
     let flight = part.flight.expect("it is out");
-    // One that looks at a path's own content is no other path's business, and the other way round.
     if part.copies > 0 || part.pinned {
         return;
     }
+    // Blocks that are watched may be stale on a path.
     let unread = check::unread(v, part.lba, part.blocks);
     let exclude = PathSet::only(flight.path).union(part.history.refused).union(unread);
     let Some(path) = v.engine.choose_second(Op::Read, exclude) else { return };

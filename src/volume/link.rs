@@ -8,7 +8,7 @@
 //! A new socket is asked for only when the driver has let go of the old one, so that two sessions of one
 //! nexus never stand side by side on our side (RFC 7143 section 4.4.3).
 
-use super::lun_check::{self, Check};
+use super::idle::{self, Check};
 use super::nexus::{self, Recorded};
 use super::probing::{self, Probing};
 use super::spec::PathSpec;
@@ -276,7 +276,7 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
             Phase::Up if overdue => {
                 fail(v, now, path, "disabled; its commands did not end within shutdown_timeout");
             }
-            Phase::Up => lun_check::timeout(v, now, path),
+            Phase::Up => idle::timeout(v, now, path),
             _ => {}
         }
         let timeout = silence_timeout(v, path);
@@ -539,11 +539,9 @@ fn event_(v: &mut Volume, now: Instant, path: PathIndex, event: Event) {
         Event::Done { token: PROBE, tag, completion } => {
             probing::answered(v, now, path, tag, completion);
         }
-        Event::Done { token: CHECK, completion, .. } => {
-            lun_check::answered(v, now, path, &completion)
-        }
+        Event::Done { token: CHECK, completion, .. } => idle::answered(v, now, path, &completion),
         Event::Lost { token: CHECK, .. } | Event::Aborted { token: CHECK, .. } => {
-            lun_check::ended(v, path);
+            idle::ended(v, path);
         }
         Event::Lost { token: PROBE, .. } | Event::Aborted { token: PROBE, .. } => {
             probing::interrupted(v, now, path);

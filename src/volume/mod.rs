@@ -34,6 +34,7 @@ mod fencing;
 mod flush;
 mod health;
 pub mod hedge;
+mod idle;
 mod link;
 mod lun_check;
 mod memory;

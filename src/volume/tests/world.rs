@@ -88,6 +88,9 @@ pub(super) struct World {
     pub(super) log: Vec<Notice>,
     pub(super) connects: Vec<(Instant, SocketAddr)>,
     pub(super) drained: Vec<bool>,
+    /// What the volumes take for the time, and whether they stand still.
+    steady: SteadyClock,
+    paused: bool,
     /// The state file, and how long writing it takes; `None`: it cannot be written.
     pub(super) state: Vec<NexusRecord>,
     pub(super) record_delay: Option<Duration>,
@@ -95,9 +98,6 @@ pub(super) struct World {
     /// Commands that were asked for.
     pub(super) commands: Vec<FenceCommand>,
     setup: Setup,
-    /// What the volumes take for the time, and whether they stand still.
-    steady: SteadyClock,
-    paused: bool,
     clock: u64,
     steps: u32,
 }
@@ -217,13 +217,13 @@ impl World {
             log: Vec::new(),
             connects: Vec::new(),
             drained: vec![false; lanes],
+            steady: SteadyClock::default(),
+            paused: false,
             state: Vec::new(),
             record_delay: Some(Duration::from_millis(2)),
             recording: Vec::new(),
             commands: Vec::new(),
             setup,
-            steady: SteadyClock::default(),
-            paused: false,
             clock: 0,
             steps: 0,
             pair,
@@ -266,10 +266,11 @@ impl World {
                 next = next.min(wire.next(self.paused));
             }
         }
-        next = next.min(self.recording.iter().map(|(at, ..)| *at).min().unwrap_or(Instant::MAX));
         if !self.paused {
             next = next.min(self.attempts.iter().map(|a| a.due).min().unwrap_or(Instant::MAX));
             next = next.min(self.closing.iter().map(|(at, ..)| *at).min().unwrap_or(Instant::MAX));
+            next =
+                next.min(self.recording.iter().map(|(at, ..)| *at).min().unwrap_or(Instant::MAX));
         }
         assert!(next >= self.now, "the deadline {next:?} lies before {:?}", self.now);
         if next > self.now {
