@@ -63,8 +63,6 @@ fn content(request: &Request, range: BlockRange, block_size: u32) -> Option<Writ
 pub(super) fn fence_timeout(v: &mut Volume, now: Instant) {
     let (shared, lane) = (v.shared.clone(), v.lane);
     let mut refused = 0;
-    // A lane that stood still has another time than the others.
-    let lane = v.lane;
     let unproven = shared.ledger().handle_timeout(now, |doubt| {
         // A lane that stood still has another time than the others.
         if doubt.nexus.lane != lane && !shared.inheritance().owns(doubt.ticket) {

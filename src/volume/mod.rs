@@ -36,7 +36,6 @@ mod health;
 pub mod hedge;
 mod idle;
 mod link;
-mod lun_check;
 mod memory;
 pub mod nexus;
 pub mod probe;

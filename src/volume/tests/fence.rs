@@ -355,7 +355,7 @@ fn task_management_that_is_not_answered_does_not_cost_the_session() {
     w.run(Duration::from_secs(80));
     assert_eq!(w.failures(0), 0, "{}", w.story());
     // ABORT TASK and a reset, each again every 30 s: one at a time.
-    assert_eq!(resets(&w, 0), 6);
+    assert_eq!(resets(&w, 0), 4);
     assert!(!w.is_done(c, second));
     w.faults(0).clear();
     w.answer(c, second).expect("proven");
