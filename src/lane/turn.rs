@@ -8,6 +8,7 @@ use crate::base::{Duration, Instant, SteadyClock, TxQueue};
 use crate::limits;
 use crate::path::Stamp;
 use crate::ring::{Completion, Connect, Ring, Sending, SockId, Stage, explain};
+use crate::volume::admin::Snapshot;
 use crate::volume::shared::Shared;
 use crate::volume::spec::{DeviceSpec, PathSpec};
 use crate::volume::{Action, Endpoint, Level, Notice, Volume};
@@ -348,12 +349,7 @@ impl Lane {
             Command::AddPath { device, path } => self.add_path(now, &device, *path),
             Command::Client { device, fd, peer } => self.client(now, &device, fd, &peer),
             Command::Status { device, reply } => {
-                // The wall clock may have been set since; events are dated by it.
-                let wall = wall_clock();
-                self.devices.iter_mut().for_each(|d| d.volume.set_clock(now, wall));
-                let wanted = |d: &&Device| device.as_ref().is_none_or(|n| n == d.volume.name());
-                let all = self.devices.iter().filter(wanted).map(|d| d.volume.snapshot());
-                let _ = reply.send(all.collect());
+                let _ = reply.send(self.status(now, device.as_deref()));
             }
             Command::SetPolicy { device, policy, weights, prefer, reply } => {
                 let result = self.with_device(&device, |volume| {
@@ -387,10 +383,7 @@ impl Lane {
             }
             Command::Drain { reply } => {
                 self.draining = Some(reply);
-                for index in 0..self.devices.len() {
-                    self.devices[index].volume.drain(now);
-                    self.touch(index);
-                }
+                self.drain(now);
             }
             Command::Errands(errands) => self.errands = Some(errands),
             Command::NexusRecorded { device, path, result } => {
@@ -411,8 +404,10 @@ impl Lane {
                 let _ = self.with_device(&device, |_| Ok(()));
             }
             Command::TargetWasReset { device, target } => {
-                let _ =
-                    self.with_device(&device, |volume| Ok(volume.target_was_reset(now, &target)));
+                let _ = self.with_device(&device, |volume| {
+                    volume.target_was_reset(now, &target);
+                    Ok(())
+                });
             }
             Command::Stop => self.stopped = true,
         }
@@ -425,6 +420,21 @@ impl Lane {
             tracing::error!(device, path = name, "not used: {error}");
         }
         self.touch(index);
+    }
+
+    fn status(&mut self, now: Instant, device: Option<&str>) -> Vec<Snapshot> {
+        // The wall clock may have been set since; events are dated by it.
+        let wall = wall_clock();
+        self.devices.iter_mut().for_each(|d| d.volume.set_clock(now, wall));
+        let wanted = |d: &&Device| device.is_none_or(|name| name == d.volume.name());
+        self.devices.iter().filter(wanted).map(|d| d.volume.snapshot()).collect()
+    }
+
+    fn drain(&mut self, now: Instant) {
+        for index in 0..self.devices.len() {
+            self.devices[index].volume.drain(now);
+            self.touch(index);
+        }
     }
 
     fn add_device(&mut self, now: Instant, spec: DeviceSpec, shared: Arc<Shared>) {
