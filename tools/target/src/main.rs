@@ -79,8 +79,8 @@ struct Arguments {
     faults: Vec<String>,
     /// Asymmetric access states of the two nodes: `optimized,non-optimized` and the like (standby,
     /// unavailable, transitioning, offline).
-    #[arg(long, value_name = "A,B", num_args = 2, value_delimiter = ',', value_parser = access_state)]
-    alua: Vec<u8>,
+    #[arg(long, value_name = "A,B", value_parser = access_states)]
+    alua: Option<[u8; 2]>,
     /// Who changes the access states: implicit (the storage), explicit (initiators), both.
     #[arg(long, default_value = "implicit", value_parser = ["implicit", "explicit", "both"], requires = "alua")]
     alua_by: String,
@@ -147,7 +147,7 @@ fn config(arguments: &Arguments) -> Result<PairConfig, String> {
         node.window = arguments.window.max(1);
         node.chap = chap.clone();
         node.discovery_chap = chap.clone().filter(|_| arguments.discovery_chap);
-        node.abilities.alua = arguments.alua.get(index).copied();
+        node.abilities.alua = arguments.alua.map(|states| states[index]);
         node.abilities.alua_by = match arguments.alua_by.as_str() {
             "explicit" => 2,
             "both" => 3,
@@ -177,6 +177,11 @@ fn config(arguments: &Arguments) -> Result<PairConfig, String> {
         seed: arguments.seed,
         ..PairConfig::default()
     })
+}
+
+fn access_states(text: &str) -> Result<[u8; 2], String> {
+    let (a, b) = text.split_once(',').ok_or("expected two states, A,B")?;
+    Ok([access_state(a)?, access_state(b)?])
 }
 
 fn access_state(name: &str) -> Result<u8, String> {
