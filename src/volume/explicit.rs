@@ -27,7 +27,7 @@ const INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// How long everything has to be less than optimized before that is reason enough.
 const SLOW_AFTER: Duration = Duration::from_secs(5);
 /// Paths that may be about to come up are waited for this long after the start.
-const START_WAIT: Duration = Duration::from_secs(2);
+const START_WAIT: Duration = Duration::from_secs(5);
 /// A group for which it has failed is not asked for again for this long.
 const REFUSED_WAIT: Duration = Duration::from_secs(30);
 /// A session whose window is closed is looked at again after this.

@@ -295,6 +295,8 @@ impl Probe {
                 self.next_page(index);
                 Ok(())
             }
+            // Without mode pages the worst is assumed.
+            Stage::Mode(_) => self.finish(),
             _ => Err(ProbeError::Standby(sense)),
         }
     }
