@@ -42,7 +42,7 @@ fn says(text: &str, parts: &[&str]) {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands: [(&str, &[&str]); 10] = [
+    let commands: [(&str, &[&str]); 12] = [
         ("", &["Examples:", "mpio attach", "Exit codes: 0 done, 1 tried and failed, 2 wrong"]),
         ("discover", &["Usage: mpio discover", "PORTAL[@SOURCE]", "--source", "Examples:"]),
         ("serve", &["Usage: mpio serve", "--config <FILE>", "--log-format", "SIGTERM", "Example:"]),
@@ -50,9 +50,13 @@ fn every_command_explains_itself() {
         ("config", &["check"]),
         ("config check", &["Usage: mpio config check", "<FILE>", "memory"]),
         ("status", &["[DEVICE]", "--json", "--control"]),
-        ("policy", &["failover (FOO)", "round-robin (RR)", "--weight", "--prefer", "Examples:"]),
         ("set", &["KEY=VALUE", "path_timeout=2s", "all tunables are shown", "Examples:"]),
         ("bench", &["TARGET", "--destructive", "--per-path", "--rate", "--report", "Examples:"]),
+        (
+            "policy",
+            &["failover (FOO)", "round-robin (RR)", "latency", "--weight", "--prefer", "Examples:"],
+        ),
+        ("fence", &["confirm-dead", "list", "--json", "your word", "Examples:"]),
         ("path", &["disable", "enable", "recheck", "--force", "last usable", "Examples:"]),
     ];
     for (command, parts) in commands {
@@ -82,7 +86,7 @@ fn wrong_arguments_are_exit_code_2_and_one_line_with_a_remedy() {
         (&["discover"], &["<PORTAL[@SOURCE]>"]),
         (&["attach", "--lun", "x"], &["invalid value 'x' for '--lun <N>'"]),
         (&["path", "vm0", "a:ha1", "away"], &["'away'", "disable, enable, recheck"]),
-        (&["policy", "vm0", "--weight", "a:ha1=0"], &["PATH=N, N from 1 to 100"]),
+        (&["policy", "vm0", "--weight", "a:ha1=101"], &["PATH=N, N from 0 to 100"]),
         (&["serve", "--config", "/dev/null", "--log-level", "=?="], &["--log-level"]),
     ];
     for (arguments, parts) in cases {

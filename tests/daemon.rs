@@ -13,6 +13,8 @@ mod harness;
 mod io_uring;
 #[path = "daemon/start.rs"]
 mod start;
+#[path = "daemon/state.rs"]
+mod state;
 #[path = "daemon/stop.rs"]
 mod stop;
 

@@ -149,7 +149,7 @@ mod tests {
             problem(duration(long)),
             format!("the duration {long:?} is too long; try: never")
         );
-        for text in ["0", "250ms", "5s", "2m", "never", "90m", "24h"] {
+        for text in ["0", "50us", "1500us", "250ms", "5s", "2m", "never", "90m", "24h"] {
             assert_eq!(duration_text(duration(text).unwrap()), text);
         }
     }

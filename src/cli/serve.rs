@@ -62,6 +62,7 @@ pub fn attach(args: &AttachArgs, control: Option<&Path>) -> Result<(), Failure> 
 fn run(options: Options) -> Result<(), Failure> {
     daemon::run(options).map_err(|error| match error {
         DaemonError::Lock(_)
+        | DaemonError::State(_)
         | DaemonError::Listen(_)
         | DaemonError::Lane(_)
         | DaemonError::System(_)

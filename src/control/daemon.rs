@@ -4,6 +4,7 @@
 //! Everything here runs on one thread and none of it is needed to complete an I/O: lanes go on while
 //! control is busy, and control goes on while a lane is.
 
+mod errands;
 mod exports;
 mod fences;
 mod handler;
@@ -21,6 +22,7 @@ use super::lock::{Lock, LockError};
 use super::runtime;
 use super::server::Server;
 use super::sockets::{self, ListenError, Listening};
+use super::state::{StateError, StateFile};
 use crate::base::Duration;
 use crate::lane::{self, LaneConfig, LaneError, LaneHandle};
 use handler::Admin;
@@ -67,6 +69,9 @@ pub enum DaemonError {
     /// Another one is running under this name.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// What an earlier process has left behind cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// A socket cannot listen.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -112,8 +117,14 @@ async fn life(options: Options) -> Result<(), DaemonError> {
     // Whoever sends SIGHUP to a daemon wants it to read its file again, not to lose the devices.
     let reload = config.file.is_some();
     let mut signals = if options.signals { Some(Signals::new(reload)?) } else { None };
+    let states = state_files(&config, options.isids)?;
     let lanes = spawn_lanes(&config)?;
-    let shared = Rc::new(Shared::new(config, lanes, options.isids));
+    let (sender, inbox) = tokio::sync::mpsc::unbounded_channel();
+    for lane in &lanes {
+        lane.send(lane::Command::Errands(sender.clone()));
+    }
+    let shared = Rc::new(Shared::new(config, lanes, options.isids).serving(states, sender));
+    runtime::spawn(errands::run(shared.clone(), inbox));
     shared.add_devices();
     if let Some(server) = server {
         let admin = Rc::new(Admin::new(shared.clone()));
@@ -148,6 +159,7 @@ async fn life(options: Options) -> Result<(), DaemonError> {
         () = drain(&shared) => {}
         () = wait(signals.as_mut()) => tracing::warn!("told to stop again: not waiting any longer"),
     }
+    errands::flush(&shared).await;
     shared.end_lanes();
     tracing::info!("stopped");
     ended
@@ -166,6 +178,27 @@ fn admin_server(control: &Control) -> Result<Option<Server>, DaemonError> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// The state files of all devices; none for sessions that nobody could log into again.
+fn state_files(config: &Config, isids: Isids) -> Result<Vec<StateFile>, DaemonError> {
+    if isids == Isids::Random {
+        return Ok(Vec::new());
+    }
+    let dir = dirs::state_dir();
+    let known: Vec<&str> = config.devices.iter().map(|device| device.name.as_str()).collect();
+    let mut files = Vec::new();
+    for device in &known {
+        files.push(StateFile::open(&dir, &config.initiator_name, device)?);
+    }
+    for file in StateFile::strangers(&dir, &config.initiator_name, &known) {
+        tracing::warn!(
+            file = %file.display(),
+            "an earlier process did not log out of a device that is not configured any more: its last writes may \
+             still land there; remove the file when that does not matter"
+        );
+    }
+    Ok(files)
 }
 
 fn spawn_lanes(config: &Config) -> Result<Vec<LaneHandle>, DaemonError> {

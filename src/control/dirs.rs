@@ -1,4 +1,5 @@
-//! Where the daemon keeps what lives only as long as it does: `/run/mpio`, else `$XDG_RUNTIME_DIR/mpio`.
+//! Where the daemon keeps what lives only as long as it does (`/run/mpio`, else `$XDG_RUNTIME_DIR/mpio`),
+//! and what outlives it.
 
 use std::path::PathBuf;
 
@@ -21,6 +22,23 @@ pub fn control_sockets() -> Vec<PathBuf> {
 #[must_use]
 pub fn control_socket() -> PathBuf {
     run_dir().join(CONTROL)
+}
+
+/// Where a daemon of this user keeps what outlives it and the machine's next start: `$STATE_DIRECTORY` (which
+/// systemd sets), `/var/lib/mpio`, else `$XDG_STATE_HOME/mpio`.
+#[must_use]
+pub fn state_dir() -> PathBuf {
+    let of = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    // systemd lists all of the unit's; the first one is the unit's own.
+    let first = |dirs: PathBuf| dirs.to_str().and_then(|d| d.split(':').next()).map(PathBuf::from);
+    if let Some(dir) = of("STATE_DIRECTORY").and_then(first) {
+        return dir;
+    }
+    if nix::unistd::geteuid().is_root() {
+        return PathBuf::from("/var/lib/mpio");
+    }
+    let home = of("XDG_STATE_HOME").or_else(|| of("HOME").map(|home| home.join(".local/state")));
+    home.map_or_else(run_dir, |home| home.join("mpio"))
 }
 
 /// Where a daemon of this user keeps its control socket and its lock.

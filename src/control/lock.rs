@@ -85,8 +85,13 @@ fn holder(file: File) -> String {
     }
 }
 
-/// Characters of a name that are safe in a file name stay; the others are written in hex.
 fn file_of(dir: &Path, initiator: &str) -> PathBuf {
+    dir.join(stem(initiator) + ".lock")
+}
+
+/// A file name for an initiator: characters that are safe there stay, the others are written in hex.
+#[must_use]
+pub fn stem(initiator: &str) -> String {
     let mut name = String::from("initiator-");
     for byte in initiator.bytes() {
         match byte {
@@ -95,12 +100,12 @@ fn file_of(dir: &Path, initiator: &str) -> PathBuf {
         }
     }
     // 223 bytes of name can become longer than a file name may be.
-    if name.len() > 240 {
-        name.truncate(200);
+    if name.len() > 140 {
+        name.truncate(120);
         let digest = <sha2::Sha256 as sha2::Digest>::digest(initiator.as_bytes());
         name.push_str(&data_encoding::HEXLOWER.encode(&digest[..8]));
     }
-    dir.join(name + ".lock")
+    name
 }
 
 #[cfg(test)]

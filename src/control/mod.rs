@@ -7,7 +7,7 @@
 //! | `connect`, `initiator`, `discovery`, `listing` | asking portals and targets |
 //! | `daemon` | the life of the process |
 //! | `server` | the admin server |
-//! | `sockets`, `lock`, `dirs`, `runtime`, `log` | what it stands on |
+//! | `sockets`, `lock`, `state`, `dirs`, `runtime`, `log` | what it stands on |
 
 pub mod config;
 pub mod connect;
@@ -24,3 +24,4 @@ pub mod plan;
 pub mod runtime;
 pub mod server;
 pub mod sockets;
+pub mod state;

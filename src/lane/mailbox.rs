@@ -1,7 +1,7 @@
 //! What control asks of a lane, and how it gets there: a bounded queue and a wake-up.
 
-use super::{Lane, LaneConfig, LaneError, log};
-use crate::path::Policy;
+use super::{Errands, Lane, LaneConfig, LaneError, log};
+use crate::path::{PathIndex, Policy};
 use crate::ring::{Ring, RingConfig, Waker};
 use crate::volume::admin::{AdminError, Snapshot};
 use crate::volume::doubts::Doubt;
@@ -130,6 +130,26 @@ pub enum Command {
     Drain {
         /// Told when it is done, at the latest after `shutdown_timeout`.
         reply: oneshot::Sender<()>,
+    },
+    /// Who does what takes a file or a process.
+    Errands(Errands),
+    /// A nexus was written down, or why it could not be.
+    NexusRecorded {
+        /// Device name.
+        device: String,
+        /// Its path.
+        path: PathIndex,
+        /// How it went.
+        result: Result<(), String>,
+    },
+    /// A `fence_command` has ended.
+    FenceCommandEnded {
+        /// Device name.
+        device: String,
+        /// Which run.
+        id: u64,
+        /// Exit code 0, or why that is no proof.
+        result: Result<(), String>,
     },
     /// The mailboxes of all lanes, by number.
     Peers(Vec<Mailbox>),

@@ -4,16 +4,18 @@
 //! Submit and wait (one system call), hand every completion to its volume, read the clock once, let each
 //! touched volume finish its turn, gather one send per dirty socket (iSCSI sockets first), re-arm the
 //! receives. Nothing is sent while completions are handed out. What a turn costs depends on what happened
-//! in it, not on how many devices and paths there are: timers are looked at once per [`TIMER_GRAIN`].
+//! in it, not on how many devices and paths there are: timers are looked at when one is due.
 //!
 //! Deliberately not here: any protocol, and any decision about paths. Work of the control thread comes
 //! through a bounded mailbox; nothing here waits for it.
 
+mod errand;
 mod log;
 mod mailbox;
 mod sockets;
 mod turn;
 
+pub use errand::{Errand, Errands};
 pub use mailbox::{Command, CommandError, LaneHandle, Mailbox, PathAction};
 
 use crate::base::{Duration, Instant};
@@ -65,9 +67,9 @@ struct Device {
     refused: u64,
 }
 
-/// Deadlines are asked for at most this often, so a timer may be late by as much. While a lane is busy that
-/// is once in many turns.
-const TIMER_GRAIN: Duration = Duration::from_micros(500);
+/// All deadlines of a device to which something happened are asked for within this time, so a timer that
+/// was set meanwhile may be late by as much; those that matter in milliseconds are asked for each turn.
+const TIMER_GRAIN: Duration = Duration::from_millis(10);
 
 /// The thread's state.
 struct Lane {
@@ -79,6 +81,9 @@ struct Lane {
     deadlines: Vec<Instant>,
     /// When timers are looked at next.
     timers_at: Instant,
+    /// The alarms of the ring that are to come. One stays set over many turns: a time limit on each wait
+    /// would have the processor's timer set twice a turn.
+    alarms: Vec<Instant>,
     /// Devices to which something happened in this turn.
     touched: Vec<usize>,
     /// How long this lane looks for completions before it sleeps: what the devices with commands
@@ -90,6 +95,8 @@ struct Lane {
     /// Scratch space of a turn.
     paused: Vec<Slot>,
     log: log::Sink,
+    /// Who does what takes a file or a process; nobody in tests of the lane alone.
+    errands: Option<Errands>,
     draining: Option<oneshot::Sender<()>>,
     stopped: bool,
 }

@@ -1,5 +1,6 @@
 //! The loop of a lane.
 
+use super::errand::Errand;
 use super::mailbox::{Command, CommandError, PathAction};
 use super::sockets::{Index, Socket, Sockets};
 use super::{Device, Lane, TIMER_GRAIN, log};
@@ -8,7 +9,7 @@ use crate::limits;
 use crate::path::Stamp;
 use crate::ring::{Completion, Connect, Ring, Sending, SockId, Stage, explain};
 use crate::volume::shared::Shared;
-use crate::volume::spec::DeviceSpec;
+use crate::volume::spec::{DeviceSpec, PathSpec};
 use crate::volume::{Action, Endpoint, Level, Notice, Volume};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ impl Lane {
             devices: Vec::new(),
             deadlines: Vec::new(),
             timers_at: Instant::MAX,
+            alarms: Vec::new(),
             touched: Vec::new(),
             spin: Duration::ZERO,
             mailbox,
@@ -31,6 +33,7 @@ impl Lane {
             sockets: Sockets::default(),
             paused: Vec::new(),
             log,
+            errands: None,
             draining: None,
             stopped: false,
         }
@@ -48,29 +51,46 @@ impl Lane {
             if !self.spin.is_zero() {
                 self.look(now);
             }
-            let wait = (self.timers_at < Instant::MAX).then(|| self.timers_at - now);
-            self.ring.submit_and_wait(wait, &mut completions);
+            let limit = self.limit(now);
+            self.ring.submit_and_wait(limit, &mut completions);
             now = self.now();
             for completion in completions.drain(..) {
                 self.complete(now, completion);
             }
+            self.alarms.retain(|at| *at > now);
             let timers = now >= self.timers_at;
             if timers {
                 self.timeouts(now);
             }
             self.spin = Duration::ZERO;
-            if !self.touched.is_empty() {
-                self.timers_at = self.timers_at.min(now + TIMER_GRAIN);
-            }
             while let Some(index) = self.touched.pop() {
                 self.finish(now, index);
-                self.spin = self.spin.max(self.devices[index].volume.spin());
+                let volume = &self.devices[index].volume;
+                self.spin = self.spin.max(volume.spin());
+                let soon = volume.poll_soon().min(now + TIMER_GRAIN);
+                self.timers_at = self.timers_at.min(soon);
             }
             if timers {
                 self.schedule();
             }
             self.check_drained();
         }
+    }
+
+    /// How long the next wait may last, unless an alarm ends it: makes sure of an alarm before timers are due.
+    fn limit(&mut self, now: Instant) -> Option<Duration> {
+        let at = self.timers_at;
+        if at == Instant::MAX || self.alarms.iter().any(|alarm| *alarm <= at) {
+            return None;
+        }
+        if at <= now {
+            return Some(Duration::ZERO);
+        }
+        if self.ring.alarm(at - now) {
+            self.alarms.push(at);
+            return None;
+        }
+        Some(at - now)
     }
 
     /// Looks for completions until there is one, for as long as the devices want it, before the lane sleeps.
@@ -254,7 +274,31 @@ impl Lane {
                 }
             }
             Action::Drained => self.devices[index].drained = true,
+            Action::RecordNexus { path, record } => {
+                let (device, lane) = (self.devices[index].volume.name().to_owned(), self.id);
+                if !self.errand(Errand::RecordNexus { device, lane, path, record }) {
+                    let nobody = Err("nobody writes it".to_owned());
+                    self.devices[index].volume.handle_nexus_recorded(now, path, nobody);
+                }
+            }
+            Action::ForgetNexus(record) => {
+                let device = self.devices[index].volume.name().to_owned();
+                self.errand(Errand::ForgetNexus { device, record });
+            }
+            Action::RunFenceCommand(command) => {
+                let (device, lane) = (self.devices[index].volume.name().to_owned(), self.id);
+                let id = command.id;
+                if !self.errand(Errand::FenceCommand { device, lane, command }) {
+                    let nobody = Err("nobody runs it".to_owned());
+                    self.devices[index].volume.handle_fence_command(now, id, nobody);
+                }
+            }
         }
+    }
+
+    /// Whether somebody has taken the errand.
+    fn errand(&self, errand: Errand) -> bool {
+        self.errands.as_ref().is_some_and(|errands| errands.send(errand).is_ok())
     }
 
     /// Tells another lane something; a lane never waits for another one. A full mailbox only means that
@@ -283,15 +327,7 @@ impl Lane {
     fn command(&mut self, now: Instant, command: Command) {
         match command {
             Command::AddDevice { spec, shared } => self.add_device(now, *spec, shared),
-            Command::AddPath { device, path } => {
-                if let Some(index) = self.find(&device) {
-                    let name = path.name.clone();
-                    if let Err(error) = self.devices[index].volume.add_path(now, *path) {
-                        tracing::error!(device, path = name, "not used: {error}");
-                    }
-                    self.touch(index);
-                }
-            }
+            Command::AddPath { device, path } => self.add_path(now, &device, *path),
             Command::Client { device, fd, peer } => self.client(now, &device, fd, &peer),
             Command::Status { device, reply } => {
                 // The wall clock may have been set since; events are dated by it.
@@ -338,6 +374,19 @@ impl Lane {
                     self.touch(index);
                 }
             }
+            Command::Errands(errands) => self.errands = Some(errands),
+            Command::NexusRecorded { device, path, result } => {
+                let _ = self.with_device(&device, |volume| {
+                    volume.handle_nexus_recorded(now, path, result);
+                    Ok(())
+                });
+            }
+            Command::FenceCommandEnded { device, id, result } => {
+                let _ = self.with_device(&device, |volume| {
+                    volume.handle_fence_command(now, id, result);
+                    Ok(())
+                });
+            }
             Command::Peers(peers) => self.peers = peers,
             Command::Wake { device } => {
                 if let Some(index) = self.find(&device) {
@@ -352,6 +401,15 @@ impl Lane {
             }
             Command::Stop => self.stopped = true,
         }
+    }
+
+    fn add_path(&mut self, now: Instant, device: &str, path: PathSpec) {
+        let Some(index) = self.find(device) else { return };
+        let name = path.name.clone();
+        if let Err(error) = self.devices[index].volume.add_path(now, path) {
+            tracing::error!(device, path = name, "not used: {error}");
+        }
+        self.touch(index);
     }
 
     fn add_device(&mut self, now: Instant, spec: DeviceSpec, shared: Arc<Shared>) {

@@ -1,64 +1,67 @@
-//! io_uring behind one boundary: sockets, receives, sends, and one wait for all of them.
+//! One boundary between a lane and the kernel: sockets, receives, sends, and one wait for all of them.
 //!
-//! The model: a lane's thread owns a [`Ring`]. Calls only queue submissions; [`Ring::submit_and_wait`]
-//! is the one system call of a turn, and hands out every completion that there is. A socket is named by
-//! a [`SockId`], has at most one receive and one send in flight, and ends with exactly one
-//! [`Completion::Closed`], whatever happened to it before.
+//! The model: a lane's thread owns a [`Ring`]. Calls only queue work; [`Ring::submit_and_wait`] is the wait
+//! of a turn, and hands out every completion that there is. A socket is named by a [`SockId`], has at most
+//! one receive and one send in flight, and ends with exactly one [`Completion::Closed`], whatever happened
+//! to it before. Behind it stands io_uring ([`uring`]), or epoll ([`epoll`]) where io_uring is refused; both
+//! pass the same tests.
 //!
-//! This is the only module with unsafe code. Memory that the kernel uses belongs to an operation in a
-//! slab (`op.rs`) until its last completion has been reaped; a buffer is used again only after that.
+//! This is the only module with unsafe code.
 //!
-//! Deliberately not here: any protocol, any retry, any clock. Fixed files are not used: until Linux 6.13
-//! an unregistered file stays open while any earlier request of the whole ring is in flight, so that one
-//! idle connection would keep another's socket open. SEND_ZC, SQPOLL and NAPI gain nothing here.
+//! Deliberately not here: any protocol, any retry. A clock is read for the time limits of connects alone.
 
-mod complete;
-mod op;
+mod epoll;
 mod pool;
-mod probe;
+mod send;
 mod socket;
 mod table;
 #[cfg(test)]
 mod tests;
+mod uring;
 mod waker;
 
 use std::io;
-use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bytes::Bytes;
-use io_uring::{EnterFlags, IoUring, opcode, squeue, types};
-use socket2::{SockAddr, SockRef};
 
-use crate::limits::RECV_BUFFER;
-
-use op::{Op, Ops, SendArea};
-use pool::Pool;
-use socket::Kind;
-use table::{Phase, Sock, Table};
+use epoll::Epoll;
+use uring::Uring;
 
 pub use pool::PoolStats;
-pub use probe::RingError;
 pub use socket::{Stage, explain};
+pub use uring::RingError;
 pub use waker::Waker;
 
 /// Free room in a socket's buffer, bytes, below which a receive goes to another buffer, unless it asks
 /// for less.
 const RECV_ROOM_MIN: usize = 32 * 1024;
 
-/// `IORING_RECVSEND_POLL_FIRST`: wait before the first try.
-const POLL_FIRST: u16 = 1;
+/// What the kernel is asked by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Io {
+    /// io_uring, and epoll where that is refused.
+    #[default]
+    Best,
+    /// io_uring or nothing.
+    Uring,
+    /// epoll.
+    Epoll,
+}
 
-/// Operations that one socket can have in flight: receive, send, connect with its time limit, cancel.
-const OPS_PER_SOCKET: usize = 5;
-
-/// Turns that the end of a ring waits for its operations, 10 ms each.
-const DROP_TURNS_MAX: u32 = 100;
-
-/// Tries to have a full submission queue taken, 1 ms each; the first one does unless memory is short.
-const SUBMIT_TRIES_MAX: u32 = 1000;
+impl Io {
+    /// What the environment variable `MPIO_IO` asks for: `epoll`, `io_uring`; anything else is the best.
+    #[must_use]
+    pub fn from_environment() -> Io {
+        match std::env::var("MPIO_IO").as_deref() {
+            Ok("epoll") => Io::Epoll,
+            Ok("io_uring") => Io::Uring,
+            _ => Io::Best,
+        }
+    }
+}
 
 /// Names a socket of one ring. An id never names another socket later, so a stale one is harmless where
 /// it is allowed and noticed where it is not.
@@ -101,11 +104,14 @@ pub struct RingConfig {
     /// SO_SNDBUF of TCP sockets, bytes; `None` leaves it to the kernel. A fixed size keeps what is
     /// queued in the caches: without it a session that has carried large writes stays slower.
     pub send_buffer: Option<usize>,
+    /// What the kernel is asked by.
+    pub io: Io,
 }
 
 impl Default for RingConfig {
     fn default() -> RingConfig {
-        RingConfig { sockets: 1024, entries: 512, buffers: 64, send_buffer: Some(256 * 1024) }
+        let send_buffer = Some(256 * 1024);
+        RingConfig { sockets: 1024, entries: 512, buffers: 64, send_buffer, io: Io::Best }
     }
 }
 
@@ -206,24 +212,16 @@ pub struct RingStats {
     pub in_flight: usize,
 }
 
-/// One io_uring with its sockets. Belongs to the thread that made it.
+enum Engine {
+    Uring(Box<Uring>),
+    Epoll(Box<Epoll>),
+}
+
+/// The sockets of one lane. Belongs to the thread that made it.
 pub struct Ring {
-    ring: IoUring,
-    ops: Ops,
-    sockets: Table,
-    pool: Pool,
-    #[expect(clippy::vec_box, reason = "an area in use must not move: its header points into it")]
-    areas: Vec<Box<SendArea>>,
-    waker: Waker,
-    wake_read: u64,
-    send_buffer: Option<usize>,
-    reaped: Vec<(u64, i32, u32)>,
-    ready: Vec<Completion>,
-    stats: RingStats,
-    wait_flags: EnterFlags,
-    closing: bool,
-    /// The kernel takes submissions only from the task that made the ring.
-    not_send: PhantomData<*const ()>,
+    engine: Engine,
+    /// Why io_uring is not used, where it was wanted.
+    refused: Option<RingError>,
 }
 
 impl Ring {
@@ -237,39 +235,39 @@ impl Ring {
     pub fn new(config: RingConfig) -> Result<Ring, RingError> {
         assert!((1..=8192).contains(&config.sockets), "{} sockets", config.sockets);
         assert!(config.entries.is_power_of_two() && config.entries <= 4096, "submission entries");
-        let ops = config.sockets * OPS_PER_SOCKET + 2;
-        let completions = (ops.next_power_of_two() as u32).max(config.entries * 2);
-        let ring = probe::ring(config.entries, completions)?;
-        assert!(ring.params().cq_entries() as usize >= ops, "fewer completions than operations");
-        let mut wait_flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
-        if ring.params().is_feature_no_iowait() {
-            // A lane that sleeps is idle; without this the host shows it as waiting for a disk.
-            wait_flags |= EnterFlags::NO_IOWAIT;
+        let mut refused = None;
+        if config.io != Io::Epoll {
+            match Uring::new(&config) {
+                Ok(uring) => return Ok(Ring { engine: Engine::Uring(Box::new(uring)), refused }),
+                Err(error) if config.io == Io::Uring || !error.is_refusal() => return Err(error),
+                Err(error) => refused = Some(error),
+            }
         }
-        let mut ring = Ring {
-            ring,
-            ops: Ops::new(ops),
-            sockets: Table::new(config.sockets),
-            pool: Pool::new(config.buffers),
-            areas: Vec::with_capacity(config.sockets),
-            waker: Waker::new().map_err(RingError::Other)?,
-            wake_read: 0,
-            send_buffer: config.send_buffer,
-            reaped: Vec::with_capacity(completions as usize),
-            ready: Vec::with_capacity(completions as usize),
-            stats: RingStats::default(),
-            wait_flags,
-            closing: false,
-            not_send: PhantomData,
-        };
-        ring.arm_waker();
-        Ok(ring)
+        let epoll = Epoll::new(&config).map_err(RingError::Other)?;
+        Ok(Ring { engine: Engine::Epoll(Box::new(epoll)), refused })
+    }
+
+    /// What the kernel is asked by: `Uring` or `Epoll`.
+    #[must_use]
+    pub fn io(&self) -> Io {
+        match self.engine {
+            Engine::Uring(_) => Io::Uring,
+            Engine::Epoll(_) => Io::Epoll,
+        }
+    }
+
+    /// Why io_uring is not used although it was to be.
+    pub fn take_refusal(&mut self) -> Option<RingError> {
+        self.refused.take()
     }
 
     /// What other threads wake this ring with.
     #[must_use]
     pub fn waker(&self) -> Waker {
-        self.waker.clone()
+        match &self.engine {
+            Engine::Uring(ring) => ring.waker(),
+            Engine::Epoll(ring) => ring.waker(),
+        }
     }
 
     /// Starts to connect; `Connected` or `ConnectFailed` tells the rest.
@@ -278,22 +276,10 @@ impl Ring {
     /// When the socket cannot be made or bound: a source that this host does not have is
     /// `AddrNotAvailable`. [`explain`] with [`Stage::Prepare`] has words for it.
     pub fn connect(&mut self, connect: &Connect) -> io::Result<SockId> {
-        self.room_for_socket()?;
-        let fd = OwnedFd::from(socket::make(connect, self.send_buffer)?);
-        let raw = fd.as_raw_fd();
-        let mut sock = Sock::new(fd, Kind::Tcp, Phase::Connecting);
-        sock.in_flight = 1;
-        let sock = self.sockets.insert(sock);
-
-        let address = Box::new(SockAddr::from(connect.remote));
-        let start = opcode::Connect::new(types::Fd(raw), address.as_ptr().cast(), address.len());
-        let limit = Box::new(types::Timespec::from(connect.timeout));
-        let stop = opcode::LinkTimeout::new(&raw const *limit).build();
-        let start_data = self.ops.insert(Op::Connect { sock, address });
-        let stop_data = self.ops.insert(Op::ConnectTimeout { limit });
-        let start = start.build().flags(squeue::Flags::IO_LINK).user_data(start_data);
-        self.push(&[start, stop.user_data(stop_data)]);
-        Ok(sock)
+        match &mut self.engine {
+            Engine::Uring(ring) => ring.connect(connect),
+            Engine::Epoll(ring) => ring.connect(connect),
+        }
     }
 
     /// Takes over a connected stream socket, such as an accepted one. `linger_reset`: close resets, as
@@ -302,9 +288,10 @@ impl Ring {
     /// # Errors
     /// When it is no stream socket, or the ring has no room; the descriptor is closed then.
     pub fn adopt(&mut self, fd: OwnedFd, linger_reset: bool) -> io::Result<SockId> {
-        self.room_for_socket()?;
-        let kind = socket::adopt(&fd, linger_reset, self.send_buffer)?;
-        Ok(self.sockets.insert(Sock::new(fd, kind, Phase::Open)))
+        match &mut self.engine {
+            Engine::Uring(ring) => ring.adopt(fd, linger_reset),
+            Engine::Epoll(ring) => ring.adopt(fd, linger_reset),
+        }
     }
 
     /// Receives up to `max` bytes, at most [`RECV_BUFFER`]: `Received`, `Eof` or `RecvFailed` follows.
@@ -314,22 +301,10 @@ impl Ring {
     /// # Panics
     /// When the socket is not open or has a receive in flight.
     pub fn recv(&mut self, sock: SockId, max: usize) {
-        assert!(max > 0, "a receive of no bytes");
-        let max = max.min(RECV_BUFFER);
-        let entry = self.sockets.get_mut(sock).filter(|entry| entry.phase == Phase::Open);
-        let entry = entry.unwrap_or_else(|| panic!("receive on {sock:?}, which is not open"));
-        assert!(!entry.receiving, "a second receive on {sock:?}");
-        let mut buffer = self.pool.ready(entry.buffer.take(), max.min(RECV_ROOM_MIN));
-        let asked = max.min(buffer.capacity());
-        assert!(asked > 0 && buffer.is_empty(), "a receive buffer without room");
-        entry.receiving = true;
-        entry.in_flight += 1;
-        let room = buffer.spare_capacity_mut().as_mut_ptr().cast();
-        let request = opcode::Recv::new(types::Fd(entry.fd.as_raw_fd()), room, asked as u32)
-            .ioprio(if entry.drained { POLL_FIRST } else { 0 })
-            .build();
-        let user_data = self.ops.insert(Op::Recv { sock, buffer, asked });
-        self.push(&[request.user_data(user_data)]);
+        match &mut self.engine {
+            Engine::Uring(ring) => ring.recv(sock, max),
+            Engine::Epoll(ring) => ring.recv(sock, max),
+        }
     }
 
     /// Sends all bytes of `segments`, at most [`SEND_SEGMENTS_MAX`](crate::limits::SEND_SEGMENTS_MAX) of
@@ -343,56 +318,20 @@ impl Ring {
     /// # Panics
     /// When the socket is not open, has a send in flight, or there is nothing to send.
     pub fn send(&mut self, sock: SockId, segments: Vec<Bytes>) -> Sending {
-        let entry = self.sockets.get_mut(sock).filter(|entry| entry.phase == Phase::Open);
-        let entry = entry.unwrap_or_else(|| panic!("send on {sock:?}, which is not open"));
-        assert!(!entry.sending, "a second send on {sock:?}");
-        let mut area = self.areas.pop().unwrap_or_else(SendArea::new);
-        area.load(segments);
-        let error = match area.send_now(&entry.fd) {
-            Ok(true) => {
-                self.stats.direct_sends += 1;
-                let (_, segments) = self.keep(area);
-                return Sending::Done { segments };
-            }
-            Ok(false) => None,
-            Err(error) => Some(error),
-        };
-        if let Some(error) = error {
-            let (bytes, _) = self.keep(area);
-            self.ready.push(Completion::SendFailed { sock, error, bytes });
-            return Sending::InFlight;
+        match &mut self.engine {
+            Engine::Uring(ring) => ring.send(sock, segments),
+            Engine::Epoll(ring) => ring.send(sock, segments),
         }
-        entry.sending = true;
-        entry.in_flight += 1;
-        self.stats.partial_sends += u64::from(area.sent() > 0);
-        let request = area.entry(entry.fd.as_raw_fd());
-        let user_data = self.ops.insert(Op::Send { sock, area });
-        self.push(&[request.user_data(user_data)]);
-        Sending::InFlight
     }
 
     /// Gives the socket up: the peer is reset before this returns, nothing more is sent, and the only
     /// completion to come is `Closed`. (What [`Ring::submit_and_wait`] has handed out before is out:
     /// [`Ring::is_open`] tells.) Harmless for a socket that was given up or has ended.
     pub fn give_up(&mut self, sock: SockId) {
-        let Some(entry) = self.sockets.get_mut(sock) else { return };
-        match entry.phase {
-            Phase::Aborting => return,
-            // A connect in flight is only cancelled: nothing was sent, the close resets, and some
-            // kernels would start again to connect a socket that was dissolved under them.
-            Phase::Connecting => {}
-            Phase::Open | Phase::Closing => socket::reset(&entry.fd, entry.kind),
+        match &mut self.engine {
+            Engine::Uring(ring) => ring.give_up(sock),
+            Engine::Epoll(ring) => ring.give_up(sock),
         }
-        entry.phase = Phase::Aborting;
-        self.forget_failure(sock);
-        self.proceed(sock);
-    }
-
-    /// A send that failed at once and was not told yet is not told any more.
-    fn forget_failure(&mut self, sock: SockId) {
-        self.ready.retain(
-            |ready| !matches!(ready, Completion::SendFailed { sock: of, .. } if *of == sock),
-        );
     }
 
     /// Ends the socket in good order: a send in flight is finished, then FIN, then close. What the
@@ -400,50 +339,54 @@ impl Ring {
     /// end. Only `Closed` follows; a peer that takes nothing delays it for ever, and [`Ring::give_up`]
     /// cuts that short. Unread input makes the kernel reset instead.
     pub fn close(&mut self, sock: SockId) {
-        let Some(entry) = self.sockets.get_mut(sock) else { return };
-        match entry.phase {
-            Phase::Aborting | Phase::Closing => {}
-            Phase::Connecting => self.give_up(sock),
-            Phase::Open => {
-                entry.phase = Phase::Closing;
-                self.forget_failure(sock);
-                self.proceed(sock);
-            }
+        match &mut self.engine {
+            Engine::Uring(ring) => ring.close(sock),
+            Engine::Epoll(ring) => ring.close(sock),
         }
     }
 
     /// Whether the socket can receive and send: it is connected and neither closed nor given up.
     #[must_use]
     pub fn is_open(&self, sock: SockId) -> bool {
-        self.sockets.get(sock).is_some_and(|entry| entry.phase == Phase::Open)
+        match &self.engine {
+            Engine::Uring(ring) => ring.is_open(sock),
+            Engine::Epoll(ring) => ring.is_open(sock),
+        }
     }
 
     /// Whether a receive is in flight.
     #[must_use]
     pub fn is_receiving(&self, sock: SockId) -> bool {
-        self.sockets.get(sock).is_some_and(|entry| entry.receiving)
+        match &self.engine {
+            Engine::Uring(ring) => ring.is_receiving(sock),
+            Engine::Epoll(ring) => ring.is_receiving(sock),
+        }
     }
 
     /// Whether a send is in flight.
     #[must_use]
     pub fn is_sending(&self, sock: SockId) -> bool {
-        self.sockets.get(sock).is_some_and(|entry| entry.sending)
+        match &self.engine {
+            Engine::Uring(ring) => ring.is_sending(sock),
+            Engine::Epoll(ring) => ring.is_sending(sock),
+        }
     }
 
     /// The local address of a TCP socket that exists.
     #[must_use]
     pub fn local_addr(&self, sock: SockId) -> Option<SocketAddr> {
-        SockRef::from(&self.sockets.get(sock)?.fd).local_addr().ok()?.as_socket()
+        match &self.engine {
+            Engine::Uring(ring) => ring.local_addr(sock),
+            Engine::Epoll(ring) => ring.local_addr(sock),
+        }
     }
 
     /// Counters.
     #[must_use]
     pub fn stats(&self) -> RingStats {
-        RingStats {
-            pool: self.pool.stats(),
-            sockets: self.sockets.len(),
-            in_flight: self.ops.in_flight(),
-            ..self.stats
+        match &self.engine {
+            Engine::Uring(ring) => ring.stats(),
+            Engine::Epoll(ring) => ring.stats(),
         }
     }
 
@@ -453,121 +396,37 @@ impl Ring {
     /// # Panics
     /// When the kernel refuses the call as such, which would be a bug of this module.
     pub fn submit_and_wait(&mut self, until: Option<Duration>, out: &mut Vec<Completion>) {
-        let none = self.ready.is_empty() && self.ring.completion().is_empty();
-        self.enter(if none { until } else { Some(Duration::ZERO) });
-        self.reap();
-        out.append(&mut self.ready);
+        match &mut self.engine {
+            Engine::Uring(ring) => ring.submit_and_wait(until, out),
+            Engine::Epoll(ring) => ring.submit_and_wait(until, out),
+        }
+    }
+
+    /// Sets an alarm: a wait ends `after` this time, once, possibly with nothing. Unlike the limit of a wait it
+    /// stays while waits come and go, and costs them nothing. False when too many are set.
+    #[must_use]
+    pub fn alarm(&mut self, after: Duration) -> bool {
+        match &mut self.engine {
+            Engine::Uring(ring) => ring.alarm(after),
+            Engine::Epoll(ring) => ring.alarm(after),
+        }
     }
 
     /// Submits what is queued, without waiting: before looking for completions with [`Ring::is_ready`].
     pub fn submit(&mut self) {
-        self.enter(Some(Duration::ZERO));
+        match &mut self.engine {
+            Engine::Uring(ring) => ring.submit(),
+            // Nothing is queued there.
+            Engine::Epoll(_) => {}
+        }
     }
 
     /// Whether [`Ring::submit_and_wait`] would find something at once. A look into shared memory.
     #[must_use]
     pub fn is_ready(&mut self) -> bool {
-        !self.ready.is_empty()
-            || !self.ring.completion().is_empty()
-            || self.ring.submission().taskrun()
-    }
-
-    /// An error when the table of sockets is full: a flood must not end the lane.
-    fn room_for_socket(&self) -> io::Result<()> {
-        if self.sockets.is_full() {
-            return Err(io::Error::other(format!(
-                "this lane has {} sockets, its maximum",
-                self.sockets.len()
-            )));
+        match &mut self.engine {
+            Engine::Uring(ring) => ring.is_ready(),
+            Engine::Epoll(ring) => ring.is_ready(),
         }
-        Ok(())
-    }
-
-    /// Queues submissions that belong together; a full queue is submitted first.
-    ///
-    /// Every entry must carry the `user_data` of an operation in `self.ops` that owns all the memory and
-    /// belongs to the descriptor that the entry names.
-    fn push(&mut self, entries: &[squeue::Entry]) {
-        self.stats.submitted += entries.len() as u64;
-        let room = |ring: &mut IoUring| {
-            let queue = ring.submission();
-            queue.capacity() - queue.len() >= entries.len()
-        };
-        for tries in 0..SUBMIT_TRIES_MAX {
-            if room(&mut self.ring) {
-                break;
-            }
-            // Short of memory, the kernel leaves entries in the queue; waiting lets it finish something.
-            self.enter(Some(Duration::from_millis(u64::from(tries > 0))));
-        }
-        // SAFETY: what an entry points to belongs to an operation in the slab, which keeps it in place
-        // and untouched until the completion has been reaped, even if the socket or the ring ends
-        // (`Drop` waits, or leaks). Its descriptor is open until then: a socket counts its operations.
-        let pushed = unsafe { self.ring.submission().push_multiple(entries) };
-        pushed.expect("the kernel takes submissions");
-    }
-
-    /// The one system call: submits all, runs what the kernel deferred, waits for one completion.
-    fn enter(&mut self, until: Option<Duration>) {
-        let queued = {
-            let mut queue = self.ring.submission();
-            queue.sync();
-            queue.len() as u32
-        };
-        let limit = until.map(types::Timespec::from);
-        let mut args = types::SubmitArgs::new();
-        if let Some(limit) = &limit {
-            args = args.timespec(limit);
-        }
-        let want = u32::from(until != Some(Duration::ZERO));
-        self.stats.enters += 1;
-        // SAFETY: EXT_ARG says that the argument is an io_uring_getevents_arg, which SubmitArgs is, and
-        // it and the time limit live through the call. The entries are valid, see `push`.
-        let result = unsafe {
-            self.ring.submitter().enter(queued, want, self.wait_flags.bits(), Some(&args))
-        };
-        if let Err(error) = result {
-            match error.raw_os_error() {
-                // Time is up; a signal; short of memory or of room for completions, which the next
-                // turn finds better. What was not submitted stays queued.
-                Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => {}
-                _ => panic!("io_uring_enter with {queued} submissions: {error}"),
-            }
-        }
-    }
-
-    fn arm_waker(&mut self) {
-        let mut counter = Box::new([0; 8]);
-        let target = counter.as_mut_ptr();
-        self.wake_read = self.ops.insert(Op::Wake { counter });
-        self.push_waker(target);
-    }
-
-    fn push_waker(&mut self, target: *mut u8) {
-        let request = opcode::Read::new(types::Fd(self.waker.fd()), target, 8).build();
-        self.push(&[request.user_data(self.wake_read)]);
-    }
-}
-
-impl Drop for Ring {
-    /// Resets every socket and waits for the kernel to let go of all memory.
-    fn drop(&mut self) {
-        self.closing = true;
-        for sock in self.sockets.ids() {
-            self.give_up(sock);
-        }
-        let cancel = types::CancelBuilder::user_data(self.wake_read);
-        let user_data = self.ops.insert(Op::CancelWake);
-        self.push(&[opcode::AsyncCancel2::new(cancel).build().user_data(user_data)]);
-        for _ in 0..DROP_TURNS_MAX {
-            if self.ops.in_flight() == 0 {
-                return;
-            }
-            self.enter(Some(Duration::from_millis(10)));
-            self.reap();
-            self.ready.clear();
-        }
-        // Never seen; but freeing memory that the kernel may still write to would be worse than a leak.
-        std::mem::forget(std::mem::replace(&mut self.ops, Ops::new(0)));
     }
 }

@@ -5,7 +5,11 @@ use std::os::fd::OwnedFd;
 use bytes::BytesMut;
 
 use super::SockId;
+use super::send::SendArea;
 use super::socket::Kind;
+use socket2::SockRef;
+use std::io;
+use std::net::SocketAddr;
 
 /// Where a socket is in its life; it only ever moves down this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +37,14 @@ pub(super) struct Sock {
     pub(super) drained: bool,
     /// Where the next receive goes; with the operation while one is in flight.
     pub(super) buffer: Option<BytesMut>,
+    /// By epoll: bytes asked for by the receive, if one waits.
+    pub(super) asked: usize,
+    /// By epoll: a receive may find something.
+    pub(super) readable: bool,
+    /// By epoll: the peer has ended its side; no further event tells of it.
+    pub(super) hung: bool,
+    /// By epoll: the rest of the send.
+    pub(super) rest: Option<Box<SendArea>>,
 }
 
 impl Sock {
@@ -47,6 +59,10 @@ impl Sock {
             cancelled: false,
             drained: false,
             buffer: None,
+            asked: 0,
+            readable: false,
+            hung: false,
+            rest: None,
         }
     }
 }
@@ -74,8 +90,35 @@ impl Table {
     }
 
     /// Whether another socket would not fit.
-    pub(super) fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.len() == self.max
+    }
+
+    /// An error when the table is full: a flood must not end the lane.
+    pub(super) fn room(&self) -> io::Result<()> {
+        if self.is_full() {
+            return Err(io::Error::other(format!(
+                "this lane has {} sockets, its maximum",
+                self.len()
+            )));
+        }
+        Ok(())
+    }
+
+    /// A socket that must be open: `what` is done on it.
+    pub(super) fn open(&mut self, id: SockId, what: &str) -> &mut Sock {
+        let entry = self.get_mut(id).filter(|entry| entry.phase == Phase::Open);
+        entry.unwrap_or_else(|| panic!("{what} on {id:?}, which is not open"))
+    }
+
+    /// The local address of a TCP socket.
+    pub(super) fn local_addr(&self, id: SockId) -> Option<SocketAddr> {
+        SockRef::from(&self.get(id)?.fd).local_addr().ok()?.as_socket()
+    }
+
+    /// All sockets.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Sock> {
+        self.entries.iter().filter_map(|entry| entry.sock.as_ref())
     }
 
     /// Puts a socket in; the caller has seen that there is room.

@@ -3,7 +3,7 @@
 //! Wake-ups between two turns of the lane collapse into one: the first writes, the others see the mark.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -42,6 +42,17 @@ impl Waker {
     /// From here on a wake-up writes again; called by the ring before it reports `Woken`.
     pub(super) fn clear(&self) {
         self.inner.pending.swap(false, Ordering::AcqRel);
+    }
+
+    /// What becomes readable.
+    pub(super) fn event(&self) -> BorrowedFd<'_> {
+        self.inner.event.as_fd()
+    }
+
+    /// Takes the mark of a wake-up that has been seen.
+    pub(super) fn take(&self) {
+        // Readable, so it does not wait; and there is nobody else to read.
+        let _ = self.inner.event.read();
     }
 
     pub(super) fn fd(&self) -> RawFd {

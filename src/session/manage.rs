@@ -302,17 +302,13 @@ impl Session {
         self.managements[index].live = false;
         self.time_managements();
         match (m.function, response) {
-            (tmf::ABORT_TASK, tmf_response::COMPLETE) => {
-                if self.tasks.get(m.referenced).is_some() {
-                    self.conclude(TaskTag(m.referenced));
-                }
+            (tmf::ABORT_TASK, tmf_response::COMPLETE) if self.tasks.get(m.referenced).is_some() => {
+                self.conclude(TaskTag(m.referenced));
             }
             // The target knows nothing of a task that it has not answered: the outcome is unknown.
-            (tmf::ABORT_TASK, tmf_response::NO_TASK) => {
-                if self.tasks.get(m.referenced).is_some() {
-                    self.concluded.push(m.referenced);
-                    self.lose(TaskTag(m.referenced));
-                }
+            (tmf::ABORT_TASK, tmf_response::NO_TASK) if self.tasks.get(m.referenced).is_some() => {
+                self.concluded.push(m.referenced);
+                self.lose(TaskTag(m.referenced));
             }
             (tmf::LOGICAL_UNIT_RESET, tmf_response::COMPLETE) => {
                 for tag in self.tasks.tags(|t| t.lun == m.lun && t.cmd_sn.lt(m.cmd_sn)) {

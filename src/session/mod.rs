@@ -354,6 +354,11 @@ impl Session {
         self.config.silence_timeout = timeout;
     }
 
+    /// From now on all data of writes waits for an R2T: the target refused what it had not asked for.
+    pub fn solicit_all(&mut self) {
+        self.rules.solicit_all();
+    }
+
     /// Changes how often a quiet connection is pinged.
     pub fn set_nop_interval(&mut self, interval: Duration) {
         self.config.nop_interval = interval;

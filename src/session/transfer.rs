@@ -61,6 +61,11 @@ impl Rules {
         rules
     }
 
+    /// No data goes out before it was asked for.
+    pub fn solicit_all(&mut self) {
+        (self.immediate, self.unsolicited) = (0, 0);
+    }
+
     /// All but the last segment of a sequence should be multiples of four bytes (section 11.7.7).
     pub fn set_segment(&mut self, max_send_segment: u32) {
         self.segment = max_send_segment.min(DATA_OUT_MAX) & !3;

@@ -9,9 +9,9 @@
 //! A straggler of a read may still win: the first good answer ends the part. A straggler of what changes
 //! the medium never does, it is *in doubt* until its own status or the answer to its ABORT TASK (proof 1).
 
-use super::request::{self, Flight, PartId, PartVerb};
+use super::request::{Flight, PartId, PartVerb};
 use super::table::Key;
-use super::{Volume, complete, dispatch, fencing, health};
+use super::{Volume, check, complete, dispatch, fencing, health};
 use crate::base::{Instant, Payload};
 use crate::path::verdict::{self, Context, Decision, Outcome};
 use crate::path::{Ended, Nexus, PathIndex, TicketId};
@@ -39,6 +39,8 @@ pub(super) struct Straggler {
     pub(super) kind: Kind,
     /// ABORT TASK was asked for: it is past its deadline.
     pub(super) overdue: bool,
+    /// When it is asked for once more: the target may have refused it, or the session had no room for it.
+    pub(super) abort_again: Instant,
 }
 
 /// Why there is a straggler.
@@ -87,6 +89,7 @@ pub(super) fn leave(v: &mut Volume, now: Instant, id: PartId) -> Key {
         reset,
         kind: Kind::Left,
         overdue: false,
+        abort_again: Instant::ZERO,
     };
     let key = v.stragglers.insert(straggler);
     let session = v.links[path.get()].session().expect("a flight has a session");
@@ -111,11 +114,13 @@ pub(super) fn abandon(v: &mut Volume, now: Instant, id: PartId) {
 
 /// Asks the target to end a straggler.
 pub(super) fn abort(v: &mut Volume, now: Instant, key: Key) {
+    let again = now + v.spec.tunables.management_timeout;
     let straggler = v.stragglers.get_mut(key).expect("the caller found it");
-    straggler.overdue = true;
+    let first = !std::mem::replace(&mut straggler.overdue, true);
+    straggler.abort_again = again;
     let (path, tag) = (straggler.path, straggler.tag);
     let link = &mut v.links[path.get()];
-    link.overdue += 1;
+    link.overdue += u32::from(first);
     if let Some(session) = link.session() {
         session.abort(now, tag);
         v.mark_link(path);
@@ -180,6 +185,7 @@ impl Straggler {
             reset: false,
             kind,
             overdue: false,
+            abort_again: Instant::ZERO,
         }
     }
 }
@@ -257,7 +263,5 @@ pub(super) fn lost(v: &mut Volume, now: Instant, key: Key) -> bool {
 /// Its own status, or ABORT TASK answered with response 0: this copy is dead.
 fn proven(v: &mut Volume, straggler: &Straggler) {
     let Some((ticket, nexus)) = straggler.doubt else { return };
-    if v.shared.ledger().doubt_answered(ticket, nexus) {
-        request::wake_lanes(v);
-    }
+    check::copy_dead(v, ticket, nexus);
 }

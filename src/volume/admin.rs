@@ -70,6 +70,10 @@ pub struct Snapshot {
     pub held: usize,
     /// The ledger's numbers; shared by the lanes of the device.
     pub fences: LedgerCounters,
+    /// Ranges on the watch list, and blocks that it has rewritten; shared likewise.
+    pub watched: u64,
+    /// See `watched`.
+    pub repaired: u64,
     /// Requests of clients.
     pub stats: IoStats,
     /// Paths in configured order.
@@ -269,6 +273,7 @@ impl Volume {
                 self.notice(now, Level::Warn, None, "shutdown", &why);
                 super::request::shut_down(self, now);
             }
+            super::nexus::end(self);
             self.actions.push_back(Action::Drained);
         }
     }
@@ -301,6 +306,7 @@ impl Volume {
         let quiet = |phase: &Phase| matches!(phase, Phase::Waiting | Phase::Disabled);
         if self.links.iter().all(|l| quiet(&l.phase)) {
             self.draining.as_mut().expect("it was just there").reported = true;
+            super::nexus::end(self);
             self.actions.push_back(Action::Drained);
         }
     }
@@ -308,6 +314,7 @@ impl Volume {
     /// Everything that `status` shows of this lane.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
+        let (watched, repaired) = self.shared.watch().numbers();
         Snapshot {
             name: self.spec.name.clone(),
             unit: self.unit.clone(),
@@ -317,6 +324,8 @@ impl Volume {
             read_only: self.spec.read_only || self.unit.as_ref().is_some_and(|u| u.read_only()),
             held: self.held,
             fences: self.shared.ledger().counters(),
+            watched,
+            repaired,
             stats: self.counters.clone(),
             paths: self.links.iter().map(|l| self.path_snapshot(l)).collect(),
             events: self.engine.events().clone(),

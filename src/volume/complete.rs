@@ -218,6 +218,14 @@ pub(super) fn act(
     if actions.contains(Actions::QUEUE_FULL) {
         queue_full(v, now, path, outcome);
     }
+    if actions.contains(Actions::CLEARED) {
+        v.links[path.get()].cleared_at = Some(now);
+    }
+    if actions.contains(Actions::NO_UNSOLICITED)
+        && let Some(session) = v.links[path.get()].session()
+    {
+        session.solicit_all();
+    }
     if actions.contains(Actions::CACHE_LOST) {
         flush::cache_lost(v, now, path, false);
     }
@@ -239,6 +247,11 @@ pub(super) fn act(
     }
     if actions.contains(Actions::ALARM) {
         v.notice(now, Level::Warn, Some(path), "target reports", &outcome.to_string());
+    }
+    if actions.contains(Actions::REDISCOVER) {
+        // Portals are used only where they are configured: it is for the administrator to follow.
+        let why = format!("the target's portals have changed ({outcome}); try: mpio discover");
+        v.notice(now, Level::Warn, Some(path), "target reports", &why);
     }
 }
 

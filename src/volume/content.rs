@@ -14,6 +14,7 @@ use crate::path::verdict::Outcome;
 use crate::path::{PathIndex, PathSet, State};
 use crate::session::{Command, Completion, Direction, Residual, TaskTag};
 use crate::wire::scsi::{Cdb, Transfer};
+use smallvec::SmallVec;
 
 /// Token of a read over the reference; no part has it.
 pub(super) const REFERENCE: u64 = u64::MAX - 2;
@@ -28,9 +29,19 @@ pub(super) struct Comparing {
     /// What the path has shown of itself.
     found: Box<LogicalUnit>,
     probe: Probe,
-    /// The read over the reference that is out.
-    asked: Option<(PathIndex, TaskTag)>,
+    /// The read over the reference that is out, and since when.
+    asked: Option<(PathIndex, TaskTag, Instant)>,
     reported: bool,
+}
+
+/// A read over a path in service, for a comparison.
+#[derive(Clone, Copy)]
+pub(super) struct ReferenceRead {
+    path: PathIndex,
+    /// Of its session.
+    generation: u64,
+    tag: TaskTag,
+    since: Instant,
 }
 
 /// Whether the path has to be compared before it carries I/O, and how.
@@ -67,10 +78,17 @@ pub(super) fn step(v: &mut Volume, now: Instant, path: PathIndex) {
         finish(v, now, path);
         return;
     }
+    let limit = v.spec.tunables.command_timeout;
     let Some(comparing) = comparing(v, path) else { return };
-    if comparing.asked.is_some() {
-        // The path itself owes nothing while the other one is asked.
-        probing::wait(v, path, now + PATIENCE);
+    if let Some((_, _, since)) = comparing.asked {
+        if now < since + limit {
+            // The path itself owes nothing while the other one is asked.
+            probing::wait(v, path, (since + limit).min(now + PATIENCE));
+            return;
+        }
+        comparing.asked = None;
+        comparing.probe.again(now + RETRY);
+        probing::wait(v, path, now + RETRY);
         return;
     }
     match comparing.probe.next(now) {
@@ -137,8 +155,34 @@ fn ask_reference(v: &mut Volume, now: Instant, path: PathIndex, lba: u64, blocks
     };
     v.mark_link(other);
     let comparing = comparing(v, path).expect("the caller has one");
-    comparing.asked = Some((other, tag));
+    comparing.asked = Some((other, tag, now));
+    let generation = v.links[other.get()].generation;
+    v.reference_reads.push(ReferenceRead { path: other, generation, tag, since: now });
     probing::wait(v, path, now + PATIENCE);
+}
+
+/// Reads over references that have no answer for too long give their places back, whether the path that
+/// wanted to know is still there or not: nobody else looks after them.
+pub(super) fn tick(v: &mut Volume, now: Instant) {
+    let limit = v.spec.tunables.command_timeout;
+    let mut late: SmallVec<[ReferenceRead; 4]> = SmallVec::new();
+    let links = &v.links;
+    v.reference_reads.retain(|read| {
+        let link = &links[read.path.get()];
+        let session = link.session_ref().filter(|_| link.generation == read.generation);
+        let lives = session.is_some_and(|session| session.last_progress(read.tag).is_some());
+        let is_late = lives && now >= read.since + limit;
+        if is_late {
+            late.push(*read);
+        }
+        lives && !is_late
+    });
+    for read in late {
+        if let Some(session) = v.links[read.path.get()].session() {
+            session.abort(now, read.tag);
+            v.mark_link(read.path);
+        }
+    }
 }
 
 /// Equal and constant: only what a client writes can tell.
@@ -194,7 +238,8 @@ impl Comparing {
 
     /// Whether it waits for the answer over `other`, to the read `tag` if that is known.
     fn waits_for(&self, other: PathIndex, tag: Option<TaskTag>) -> bool {
-        self.asked.is_some_and(|(path, asked)| path == other && tag.is_none_or(|tag| tag == asked))
+        self.asked
+            .is_some_and(|(path, asked, _)| path == other && tag.is_none_or(|tag| tag == asked))
     }
 }
 

@@ -4,10 +4,10 @@
 //! for `no_path_timeout` and then fails.
 
 use super::request::{self, Asker, Flight, Part, PartId, PartVerb, RequestId, Stage};
-use super::{Level, Volume, block_ops, health};
+use super::{Level, Volume, block_ops, check, health, nexus};
 use crate::base::{Duration, Instant, Payload};
 use crate::path::identity::LogicalUnit;
-use crate::path::{Ask, Op, PathIndex};
+use crate::path::{Ask, Op, PathIndex, PathSet};
 use crate::session::{Command, Direction};
 use crate::wire::nbd::NbdError;
 use crate::wire::scsi::{Cdb, Transfer, Width, unmap};
@@ -73,13 +73,28 @@ fn start(v: &mut Volume, now: Instant, id: PartId) -> Started {
         return Started::Yes;
     }
     let usable = v.engine.usable();
-    let allowed = match part.only {
+    let mut allowed = match part.only {
         Some(only) => usable.and(only).or_else(usable),
         None => usable,
     };
+    if part.pinned && usable.and(part.only.unwrap_or(PathSet::EMPTY)).is_empty() {
+        request::part_done(v, now, id, Err(NbdError::Io));
+        return Started::Yes;
+    }
+    if part.verb == PartVerb::Read && !part.pinned {
+        allowed = allowed.minus(check::unread(v, part.lba, part.blocks));
+    }
+    let unrecorded = v.unrecorded.and(usable);
+    if part.verb.changes_state() && !unrecorded.is_empty() {
+        allowed = allowed.minus(unrecorded);
+        if nexus::ask(v, now, unrecorded) {
+            return Started::No;
+        }
+    }
+    let part = v.parts.get(id).expect("it was just there");
     let mut candidates = allowed.minus(part.history.refused);
     if candidates.is_empty() {
-        if usable.is_empty() {
+        if allowed.is_empty() {
             return Started::No;
         }
         // Every usable path has refused it: begin again rather than wait for a path that may never come.

@@ -30,14 +30,16 @@ impl Volume {
     #[must_use]
     pub fn doubts(&self, now: Instant) -> Vec<Doubt> {
         let mut found: Vec<InDoubt> = self.shared.ledger().in_doubt().collect();
-        found.retain(|doubt| doubt.nexus.lane == self.lane);
+        found.retain(|doubt| match doubt.nexus.inheritance() {
+            Some(_) => self.lane == 0,
+            None => doubt.nexus.lane == self.lane,
+        });
         found.sort_by_key(|doubt| (doubt.since, doubt.range.start()));
         found.iter().map(|doubt| self.doubt(now, doubt)).collect()
     }
 
     fn doubt(&self, now: Instant, doubt: &InDoubt) -> Doubt {
-        let link = &self.links[doubt.nexus.path.get()];
-        let mut trying = self.trying(now, link, doubt.nexus);
+        let (path, mut trying) = self.whose(now, doubt.nexus);
         let limit = self.spec.tunables.fence_timeout;
         if self.spec.tunables.fence == FenceMode::Overlap && limit < Duration::MAX {
             let left = doubt.since + limit - now;
@@ -45,13 +47,36 @@ impl Volume {
         }
         Doubt {
             range: doubt.range,
-            path: link.spec.name.clone(),
-            lane: doubt.nexus.lane,
+            path,
+            lane: self.lane,
             age: now - doubt.since,
             copies: doubt.copies,
             answered: doubt.answered,
             trying,
         }
+    }
+
+    /// The path's name, and what is done about it.
+    fn whose(&self, now: Instant, nexus: Nexus) -> (String, String) {
+        let Some(index) = nexus.inheritance() else {
+            let link = &self.links[nexus.path.get()];
+            return (link.spec.name.clone(), self.trying(now, link, nexus));
+        };
+        let (record, configured) =
+            self.shared.inheritance().record(index).expect("an inherited nexus has a record");
+        let before = format!("left behind by an earlier process on lane {}", record.lane);
+        let trying = match self.inherited_link(nexus) {
+            Some(link) => format!("{before}: {}", self.trying(now, link, nexus)),
+            None if *configured => format!("{before}: waits for its path"),
+            None => format!("{before}: its path is not configured any more"),
+        };
+        (record.path.clone(), trying)
+    }
+
+    /// The path of this lane that an inherited nexus belonged to, on whatever lane.
+    pub(super) fn inherited_link(&self, nexus: Nexus) -> Option<&Link> {
+        let (record, _) = self.shared.inheritance().record(nexus.inheritance()?)?;
+        self.links.iter().find(|link| link.spec.name == record.path)
     }
 
     /// What is done at this moment to get a proof for a session of this path.
@@ -93,8 +118,8 @@ impl Volume {
         name: &str,
         only_ask: bool,
     ) -> Result<usize, AdminError> {
-        let path = self.find_path(name)?;
-        if self.links[path.get()].is_logged_in() {
+        let path = self.vouched_for(name)?;
+        if path.is_some_and(|path| self.links[path.get()].is_logged_in()) {
             return Err(AdminError::PathLives {
                 device: self.spec.name.clone(),
                 path: name.to_owned(),
@@ -103,11 +128,19 @@ impl Volume {
         if only_ask {
             return Ok(0);
         }
-        Ok(fencing::confirmed(self, now, path, self.every_session(path), Proof::Confirmed))
+        let own = path.map(|path| fencing::nexus(self, path));
+        let shared = self.shared.clone();
+        let inherited = shared.inheritance().named(name);
+        let all = own.into_iter().chain(inherited);
+        Ok(fencing::confirmed(self, now, path, all, Proof::Confirmed))
     }
 
-    /// All sessions of a path on this lane so far.
-    fn every_session(&self, path: PathIndex) -> Option<Nexus> {
-        Some(fencing::nexus(self, path))
+    /// The path of that name; `None` for one that only an earlier process knew.
+    fn vouched_for(&self, name: &str) -> Result<Option<PathIndex>, AdminError> {
+        match self.find_path(name) {
+            Ok(path) => Ok(Some(path)),
+            Err(_) if self.shared.inheritance().named(name).next().is_some() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }

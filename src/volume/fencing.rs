@@ -51,16 +51,29 @@ pub(super) fn in_doubt(v: &mut Volume, now: Instant, id: PartId, path: PathIndex
     request::wake_lanes(v);
 }
 
+/// What an earlier process has left on the nexus that the path has with its present session.
+fn inherited(v: &Volume, path: PathIndex) -> Option<Nexus> {
+    let link = &v.links[path.get()];
+    link.inherited.filter(|nexus| nexus.group == link.portal_group)
+}
+
+/// Whether copies sent on earlier sessions of this path's nexus were given up without a proof: one is still
+/// wanted, to know when to look at what they did.
+fn wanted(v: &Volume, path: PathIndex) -> bool {
+    v.shared.is_watching() && v.shared.watch().needs_proof(nexus(v, path))
+}
+
 /// Whether copies sent on earlier sessions of this path's nexus are in doubt.
 pub(super) fn needed(v: &Volume, path: PathIndex) -> bool {
-    v.shared.ledger().needs_proof(nexus(v, path))
+    let ledger = v.shared.ledger();
+    ledger.needs_proof(nexus(v, path)) || inherited(v, path).is_some_and(|n| ledger.needs_proof(n))
 }
 
 /// A path has logged in. Returns whether its session has to wait for a reset before anything may use it.
 pub(super) fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) -> bool {
     let own = nexus(v, path);
     stranded(v, now, path, own);
-    if !needed(v, path) {
+    if !needed(v, path) && !wanted(v, path) {
         return false;
     }
     if planted(Bug::ResetSkipped) {
@@ -68,8 +81,11 @@ pub(super) fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) -> bool {
         return false;
     }
     if v.spec.tunables.fence_proof == FenceProof::Reinstatement {
-        let proven = v.shared.ledger().proven(own, Proof::Reinstated);
-        freed(v, now, path, proven, "login (fence_proof = \"reinstatement\")");
+        let mut proven = v.shared.prove(own, Proof::Reinstated);
+        if let Some(before) = inherited(v, path) {
+            proven += v.shared.prove(before, Proof::Reinstated);
+        }
+        freed(v, now, Some(path), proven, "login (fence_proof = \"reinstatement\")");
         return false;
     }
     if !may_reset(v, now, path) {
@@ -77,8 +93,10 @@ pub(super) fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) -> bool {
     }
     let why = "waits for the answer to LOGICAL UNIT RESET: writes sent here before are in doubt";
     v.engine.set_reason(path, why);
-    v.links[path.get()].phase = Phase::Fencing;
-    let waiting = Waiting { nexus: own, inherited: None };
+    let link = &mut v.links[path.get()];
+    link.phase = Phase::Fencing;
+    link.fencing_since = now;
+    let waiting = Waiting { nexus: own, inherited: inherited(v, path) };
     v.shared.resets().wait(&unit_key(v, path), waiting);
     run_reset(v, now, path);
     true
@@ -93,12 +111,10 @@ pub(super) fn believe(v: &mut Volume, path: PathIndex) {
 
 /// Doubts of sessions in another portal group: this login is another nexus and proves nothing for them.
 fn stranded(v: &mut Volume, now: Instant, path: PathIndex, own: Nexus) {
-    let other = v
-        .shared
-        .ledger()
-        .in_doubt()
-        .find(|d| own.follows(d.nexus) && !own.covers(d.nexus))
-        .map(|d| d.nexus.group);
+    let before = v.links[path.get()].inherited;
+    let is_ours = |nexus: Nexus| own.follows(nexus) || Some(nexus) == before;
+    let mut doubts = v.shared.ledger().in_doubt().map(|d| d.nexus).collect::<Vec<_>>().into_iter();
+    let other = doubts.find(|n| is_ours(*n) && n.group != own.group).map(|n| n.group);
     let Some(before) = other else { return };
     let why = format!(
         "the old session was in portal group {before:?}, the new one is in {:?}: its login proves nothing; \
@@ -153,9 +169,8 @@ pub(super) fn reset_answered(v: &mut Volume, now: Instant, path: PathIndex, resp
     let Some(freed_now) = v.shared.resets().answered(&key, serial) else { return };
     let mut proven = 0;
     for waiting in &freed_now {
-        let mut ledger = v.shared.ledger();
         for nexus in [Some(waiting.nexus), waiting.inherited].into_iter().flatten() {
-            proven += ledger.proven(nexus, Proof::ReinstatedAndReset);
+            proven += v.shared.prove(nexus, Proof::ReinstatedAndReset);
         }
     }
     for lane in freed_now.iter().map(|w| w.nexus.lane).filter(|lane| *lane != v.lane) {
@@ -165,7 +180,7 @@ pub(super) fn reset_answered(v: &mut Volume, now: Instant, path: PathIndex, resp
         Phase::Fencing => "login and LOGICAL UNIT RESET",
         _ => "LOGICAL UNIT RESET on the session that carries them",
     };
-    freed(v, now, path, proven, how);
+    freed(v, now, Some(path), proven, how);
     sibling_sessions(v, now, path);
     retry(v, now);
 }
@@ -178,23 +193,23 @@ pub(super) fn reset_unanswered(v: &mut Volume, path: PathIndex) {
 }
 
 /// Ranges came out of doubt by a proof.
-fn freed(v: &mut Volume, now: Instant, path: PathIndex, proven: usize, how: &str) {
+fn freed(v: &mut Volume, now: Instant, path: Option<PathIndex>, proven: usize, how: &str) {
     request::wake_lanes(v);
     let why = format!("{proven} ranges in doubt proven free by {how}");
-    v.notice(now, Level::Info, Some(path), "fenced", &why);
+    v.notice(now, Level::Info, path, "fenced", &why);
 }
 
 /// Somebody knows that the node behind a path is off: everything sent there until now is dead.
 pub(super) fn confirmed(
     v: &mut Volume,
     now: Instant,
-    path: PathIndex,
+    path: Option<PathIndex>,
     nexuses: impl IntoIterator<Item = Nexus>,
     proof: Proof,
 ) -> usize {
     let mut proven = 0;
     for nexus in nexuses {
-        proven += v.shared.ledger().proven(nexus, proof);
+        proven += v.shared.prove(nexus, proof);
     }
     let how = match proof {
         Proof::Commanded => "fence_command",
@@ -302,7 +317,10 @@ pub(super) fn retry(v: &mut Volume, now: Instant) {
         if !matches!(v.links[index].phase, Phase::Fencing) {
             continue;
         }
-        if !needed(v, path) {
+        // What is only watched is not worth a path that stays out.
+        let patience = v.spec.tunables.management_timeout;
+        let wanted = wanted(v, path) && now < v.links[index].fencing_since + patience;
+        if !needed(v, path) && !wanted {
             go_on(v, now, path);
         } else if v.links[index].reset.is_none() {
             run_reset(v, now, path);

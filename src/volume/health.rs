@@ -14,11 +14,13 @@
 
 use super::abandon::{self, Kind};
 use super::request::{PartId, PartVerb};
-use super::{Level, Volume, link};
+use super::{Level, Volume, check, link};
 use crate::base::{Duration, Instant};
 use crate::path::{CommandClass, Op, PathIndex, State, command_timeout};
 use crate::session::TaskTag;
 
+/// What was sent before the target said that it cleared commands may still be answered for so long.
+const CLEARED_GRACE: Duration = Duration::from_millis(250);
 /// A single command may be this many times later than a path as a whole.
 const ALONE_FACTOR: u32 = 3;
 /// Questions to a suspect path that may be open at the same time.
@@ -166,7 +168,11 @@ fn ask(v: &mut Volume, now: Instant, path: PathIndex) {
     }
     let hung_at = link.hung_at;
     let live = v.parts.iter().find(|(_, part)| {
-        part.verb == PartVerb::Read && part.flight.is_some_and(|flight| flight.path != path)
+        part.verb == PartVerb::Read
+            && part.flight.is_some_and(|flight| flight.path != path)
+            // One that looks at a path's own content is no other path's business, and the other way round.
+            && !part.pinned
+            && !check::unread(v, part.lba, part.blocks).contains(path)
     });
     match live.map(|(id, _)| id) {
         Some(id) => abandon::copy(v, now, id, path, Kind::Probe),
@@ -177,6 +183,7 @@ fn ask(v: &mut Volume, now: Instant, path: PathIndex) {
 /// Looks at every command that is outstanding; called every few ten milliseconds while there are any.
 pub(super) fn tick(v: &mut Volume, now: Instant) {
     closed_windows(v, now);
+    cleared_parts(v, now);
     late_parts(v, now);
     late_stragglers(v, now);
     for index in 0..v.links.len() {
@@ -212,6 +219,34 @@ fn idle_since(v: &Volume, path: PathIndex, tag: TaskTag, started: Instant) -> In
     let Some(session) = link.session_ref() else { return started };
     let moved = session.last_progress(tag).unwrap_or(started).max(started);
     if session.awaits_socket(tag) { moved.max(link.taken_at) } else { moved }
+}
+
+/// Commands that a reset or another host has ended without a word (TAS=0): the unit attention told of it, and
+/// nothing has moved since. ABORT TASK finds them gone, or ends them; the path is sound.
+fn cleared_parts(v: &mut Volume, now: Instant) {
+    if v.links.iter().all(|link| link.cleared_at.is_none_or(|at| now < at + CLEARED_GRACE)) {
+        return;
+    }
+    let mut gone = std::mem::take(&mut v.scratch);
+    gone.extend(v.parts.iter().filter_map(|(id, part)| {
+        let flight = part.flight?;
+        let at = v.links[flight.path.get()].cleared_at.filter(|at| now >= *at + CLEARED_GRACE)?;
+        let moved = idle_since(v, flight.path, flight.tag, flight.started);
+        (moved < at).then_some((flight.started, id))
+    }));
+    for link in
+        v.links.iter_mut().filter(|l| l.cleared_at.is_some_and(|at| now >= at + CLEARED_GRACE))
+    {
+        link.cleared_at = None;
+    }
+    gone.sort_unstable_by_key(|(started, id)| (*started, id.slot()));
+    while let Some((_, id)) = gone.pop() {
+        let part = v.parts.get_mut(id).expect("it was just there");
+        // The attention says it: a target that does not know it any more will not execute it.
+        part.flight.as_mut().expect("it is in flight").reset = true;
+        abandon::abandon(v, now, id);
+    }
+    v.scratch = gone;
 }
 
 fn late_parts(v: &mut Volume, now: Instant) {
@@ -272,7 +307,7 @@ fn late_stragglers(v: &mut Volume, now: Instant) {
     let mut late = std::mem::take(&mut v.scratch);
     late.extend(v.stragglers.iter().filter_map(|(key, s)| {
         let idle = now - idle_since(v, s.path, s.tag, s.started);
-        let is_late = !s.overdue && idle >= limit(v, s.verb, s.path);
+        let is_late = now >= s.abort_again && idle >= limit(v, s.verb, s.path);
         is_late.then_some((s.started, key))
     }));
     while let Some((_, key)) = late.pop() {
@@ -281,13 +316,14 @@ fn late_stragglers(v: &mut Volume, now: Instant) {
     v.scratch = late;
 }
 
-/// Paths that take no command although they owe no answer: nothing there is ever late.
+/// Paths that take no command although they owe no answer: nothing there is ever late. It matters where
+/// commands wait for a path, and on a suspect one, which could not be asked whether it answers again.
 fn closed_windows(v: &mut Volume, now: Instant) {
-    if v.ready.is_empty() {
-        return;
-    }
     for index in 0..v.links.len() {
         let path = v.links[index].index;
+        if v.ready.is_empty() && !v.engine.suspects().contains(path) {
+            continue;
+        }
         let tunables = &v.spec.tunables;
         let limit = match v.engine.is_last(path) {
             true => tunables.last_path_command_timeout,

@@ -10,6 +10,7 @@
 
 use super::alua::{self, Standing};
 use super::explicit;
+use super::nexus::{self, Recorded};
 use super::probing::{self, Probing};
 use super::spec::PathSpec;
 use super::{Action, Level, Volume, complete, content, fencing, flush};
@@ -17,7 +18,7 @@ use crate::base::{Blame, Duration, Instant, TxQueue};
 use crate::limits;
 use crate::path::identity::LogicalUnit;
 use crate::path::planted::{Bug, planted};
-use crate::path::{Depth, Failure, PathIndex, State};
+use crate::path::{Depth, Failure, Nexus, PathIndex, State};
 use crate::session::{
     self, AsyncEvent, CloseReason, Event, Kind, LoginError, Session, SessionError,
 };
@@ -76,6 +77,12 @@ pub(super) struct Link {
     pub(super) reset: Option<(u32, Instant)>,
     /// The target has refused to reset: it is not asked again before this.
     pub(super) reset_not_before: Instant,
+    /// Since when it waits for a reset.
+    pub(super) fencing_since: Instant,
+    /// The same nexus as an earlier process has left it behind.
+    pub(super) inherited: Option<Nexus>,
+    /// Whether it is written down for a later process.
+    pub(super) recorded: Recorded,
     /// Where the next connection goes, and where it really comes from.
     remote: SocketAddr,
     /// The configured portal: a redirect may always lead back to it.
@@ -98,6 +105,8 @@ pub(super) struct Link {
     pub(super) good: Instant,
     /// Resets of ours that its session has reported, or was made after.
     pub(super) resets: u64,
+    /// When its session last said that commands sent before may be gone without an answer.
+    pub(super) cleared_at: Option<Instant>,
     /// How many commands it takes.
     pub(super) depth: Depth,
     /// Its unit takes more than one command at a time (CMDQUE).
@@ -139,6 +148,9 @@ impl Link {
             portal_group: None,
             reset: None,
             reset_not_before: Instant::ZERO,
+            fencing_since: Instant::ZERO,
+            inherited: None,
+            recorded: Recorded::No,
             local: None,
             hops: 0,
             disabling: false,
@@ -150,6 +162,7 @@ impl Link {
             heard: Instant::ZERO,
             good: Instant::ZERO,
             resets: 0,
+            cleared_at: None,
             depth: Depth::new(depth),
             queues: true,
             closed_since: None,
@@ -586,6 +599,9 @@ fn event_(v: &mut Volume, now: Instant, path: PathIndex, event: Event) {
 fn closed(v: &mut Volume, now: Instant, path: PathIndex, error: &SessionError) {
     let link = &v.links[path.get()];
     if let Phase::LoggingOut { then } = link.phase {
+        if matches!(error, SessionError::LoggedOut) {
+            nexus::forget(v, path);
+        }
         logged_out(v, now, path, then);
         return;
     }
@@ -625,6 +641,7 @@ fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) {
     assert!(matches!(link.phase, Phase::LoggingIn), "a login ends once");
     link.hops = 0;
     link.login = now;
+    link.cleared_at = None;
     link.resets = v.shared.resets_sent(path);
     let group = link.session_ref().and_then(Session::negotiated).and_then(|n| n.portal_group);
     link.portal_group = group;

@@ -24,17 +24,20 @@ pub mod admin;
 mod alua;
 mod block_ops;
 mod census;
+mod check;
 mod clients;
 mod complete;
 mod content;
 mod dispatch;
 pub mod doubts;
 mod explicit;
+pub mod fence_command;
 mod fencing;
 mod flush;
 mod health;
 mod link;
 mod memory;
+pub mod nexus;
 pub mod probe;
 mod probing;
 mod request;
@@ -47,6 +50,7 @@ mod table;
 mod tests;
 mod transfer;
 pub mod tunables;
+pub mod watch;
 
 use crate::base::{Duration, Instant, TxQueue};
 use crate::export;
@@ -60,7 +64,9 @@ use bytes::Bytes;
 pub use census::Census;
 use clients::Client;
 pub use clients::ClientId;
+use fence_command::FenceCommand;
 use link::Link;
+use nexus::NexusRecord;
 use request::{Part, PartId, Request, RequestId};
 use shared::Shared;
 use smallvec::SmallVec;
@@ -112,6 +118,18 @@ pub enum Action {
     TargetWasReset(String),
     /// [`Volume::drain`] is complete.
     Drained,
+    /// Write this nexus down so that it outlives the process, and answer by
+    /// [`Volume::handle_nexus_recorded`]: state-changing commands of the path wait for it.
+    RecordNexus {
+        /// Its path.
+        path: PathIndex,
+        /// What to write.
+        record: NexusRecord,
+    },
+    /// Nothing of this nexus can come any more: strike it out. Not answered.
+    ForgetNexus(NexusRecord),
+    /// Run this, answered by [`Volume::handle_fence_command`].
+    RunFenceCommand(FenceCommand),
 }
 
 /// One line for the log.
@@ -177,6 +195,8 @@ pub struct Volume {
     dirty_links: PathSet,
     /// Paths that are compared by what clients write.
     content_waits: PathSet,
+    /// Reads over paths in service, for paths in question.
+    reference_reads: Vec<content::ReferenceRead>,
     /// Some path is not known to show the device: what clients write is remembered in `written`.
     content_open: bool,
     written: SmallVec<[u64; crate::path::content::WRITTEN_MAX]>,
@@ -200,6 +220,14 @@ pub struct Volume {
     /// Requests of clients, as they see them.
     counters: IoStats,
     catalog: export::Catalog,
+    /// Paths whose nexus is not written down.
+    unrecorded: PathSet,
+    /// What an earlier process left behind is over, and told so.
+    inherited_tidy: bool,
+    fence_runs: fence_command::Runs,
+    /// Ranges that are being looked at.
+    checks: Vec<check::Progress>,
+    watch_full_told: bool,
 }
 
 /// Progress of a drain.
@@ -238,7 +266,8 @@ impl Volume {
         let mut engine = Engine::new(now, tuning);
         engine.set_reconnect(spec.tunables.reconnect());
         let catalog = clients::catalog(&spec.name);
-        Volume {
+        let inherited_tidy = shared.inheritance().is_empty();
+        let mut volume = Volume {
             lane,
             shared,
             engine,
@@ -262,6 +291,7 @@ impl Volume {
             actions: VecDeque::with_capacity(64),
             dirty_links: PathSet::EMPTY,
             content_waits: PathSet::EMPTY,
+            reference_reads: Vec::new(),
             content_open: false,
             written: SmallVec::new(),
             dirty_clients: Vec::with_capacity(16),
@@ -277,8 +307,15 @@ impl Volume {
             draining: None,
             counters: IoStats::new(),
             catalog,
+            unrecorded: PathSet::EMPTY,
+            inherited_tidy,
+            fence_runs: fence_command::Runs::default(),
+            checks: Vec::new(),
+            watch_full_told: false,
             spec,
-        }
+        };
+        nexus::announce(&mut volume, now);
+        volume
     }
 
     /// The device's name.
@@ -295,9 +332,25 @@ impl Volume {
         let index = self.engine.add_path(now, spec.info())?;
         assert_eq!(index.get(), self.links.len(), "engine and links count together");
         self.links.push(Link::new(index, spec, self.spec.tunables.queue_depth));
+        nexus::added(self, index);
         self.content_open = content::open(self);
         link::connect(self, now, index);
         Ok(index)
+    }
+
+    /// A nexus was written down, or why it could not be.
+    pub fn handle_nexus_recorded(
+        &mut self,
+        now: Instant,
+        path: PathIndex,
+        result: Result<(), String>,
+    ) {
+        nexus::recorded(self, now, path, result);
+    }
+
+    /// A `fence_command` has ended: exit code 0, or why that is no proof.
+    pub fn handle_fence_command(&mut self, now: Instant, id: u64, result: Result<(), String>) {
+        fence_command::ended(self, now, id, result);
     }
 
     /// Sets the pair of clock readings that events are dated by.
@@ -377,19 +430,15 @@ impl Volume {
     }
 
     fn tick(&mut self, now: Instant) {
-        let unproven = self.shared.ledger().handle_timeout(now, |_| true);
-        if unproven > 0 {
-            request::wake_lanes(self);
-            let why = format!(
-                "{unproven} ranges of blocks were in doubt for fence_timeout without a proof and are free now: if \
-                 their old target still executes an old write, it lands over newer data"
-            );
-            self.notice(now, Level::Error, None, "unproven", &why);
-        }
+        check::fence_timeout(self, now);
         health::tick(self, now);
+        content::tick(self, now);
         dispatch::no_path(self, now);
         fencing::hung_units(self, now);
         fencing::retry(self, now);
+        fence_command::tick(self, now);
+        check::tick(self, now);
+        nexus::tidy(self);
         self.advance_drain(now);
     }
 
@@ -481,6 +530,18 @@ impl Volume {
         (next < Instant::MAX).then_some(next)
     }
 
+    /// The next deadline among those that matter in milliseconds: cheap enough to be asked for every turn.
+    /// The others may wait until [`Volume::poll_deadline`] is asked for.
+    #[must_use]
+    pub fn poll_soon(&self) -> Instant {
+        self.delayed
+            .iter()
+            .map(|(at, _)| *at)
+            .min()
+            .unwrap_or(Instant::MAX)
+            .min(health::deadline(self))
+    }
+
     /// How long the driver shall look for answers before it sleeps: zero unless commands are outstanding.
     #[must_use]
     pub fn spin(&self) -> Duration {
@@ -492,9 +553,13 @@ impl Volume {
             || self.stragglers.len() > 0
             || self.draining.as_ref().is_some_and(|d| !d.reported)
             || self.engine.down_since().is_some()
+            || !self.engine.suspects().is_empty()
+            || !self.reference_reads.is_empty()
             || self.no_path_reported
             || clients::any_waits(self)
             || self.shared.ledger().counters().pending > 0
+            || self.shared.is_watching()
+            || (!self.inherited_tidy && self.lane == 0)
             || self.held > 0
             || self.links.iter().any(|link| matches!(link.phase, link::Phase::Fencing))
             || !self.unticketed.is_empty()

@@ -95,7 +95,11 @@ pub(super) fn timeout(v: &mut Volume, now: Instant, path: PathIndex) {
         link::fail(v, now, path, &why);
     } else if probing.resume.is_some_and(|at| at <= now) {
         probing.resume = None;
-        step(v, now, path);
+        // A write that changed the unit's content may have asked for it while a command is out: then it goes
+        // on with the answer.
+        if probing.asked.is_none() {
+            step(v, now, path);
+        }
     }
 }
 
@@ -253,14 +257,22 @@ pub(super) fn ask(v: &mut Volume, now: Instant, path: PathIndex, command: Comman
         unreachable!("only a path that is probed is asked");
     };
     let session = session.as_mut().expect("probing needs a session");
-    probing.asked = session.submit(now, command).ok();
-    assert!(probing.asked.is_some(), "a session with room takes a command");
+    // Its answer goes on, not a time.
+    probing.resume = None;
+    match session.submit(now, command) {
+        Ok(tag) => probing.asked = Some(tag),
+        // The window closed with the last answer.
+        Err(_) => probing.resume = Some(now + WINDOW_WAIT),
+    }
     v.mark_link(path);
 }
 
-/// Goes on at this time.
+/// Goes on at this time, unless an answer is waited for.
 pub(super) fn wait(v: &mut Volume, path: PathIndex, at: Instant) {
     let Phase::Probing(probing) = &mut v.links[path.get()].phase else { return };
+    if probing.asked.is_some() {
+        return;
+    }
     probing.resume = Some(at);
     probing.progress = at;
 }

@@ -6,7 +6,7 @@
 
 use super::clients::ClientId;
 use super::table::Key;
-use super::{Volume, abandon, block_ops, flush, transfer};
+use super::{Volume, abandon, block_ops, check, flush, transfer};
 use crate::base::{Duration, Instant, Payload};
 use crate::export::{Handle, Reply};
 use crate::path::planted::{Bug, planted};
@@ -34,6 +34,11 @@ pub(super) enum Verb {
     Trim,
     Flush,
     Status,
+    /// Looks at a watched range over one path, and mends it.
+    Check {
+        id: u64,
+        path: PathIndex,
+    },
 }
 
 impl Verb {
@@ -42,14 +47,14 @@ impl Verb {
         match self {
             Verb::Read => Op::Read,
             Verb::Write | Verb::Zero { .. } => Op::Write,
-            Verb::Trim | Verb::Flush | Verb::Status => Op::Other,
+            Verb::Trim | Verb::Flush | Verb::Status | Verb::Check { .. } => Op::Other,
         }
     }
 
     /// Whether the medium changes: such requests own their range.
     pub(super) fn changes_state(self) -> bool {
         match self {
-            Verb::Write | Verb::Zero { .. } | Verb::Trim => true,
+            Verb::Write | Verb::Zero { .. } | Verb::Trim | Verb::Check { .. } => true,
             Verb::Read | Verb::Flush | Verb::Status => false,
         }
     }
@@ -211,6 +216,8 @@ pub(super) struct Part {
     pub(super) flight: Option<Flight>,
     /// Only these paths (a flush goes to one target).
     pub(super) only: Option<PathSet>,
+    /// Not by any other path, even if these are out of service.
+    pub(super) pinned: bool,
     /// Stragglers that there have been of it.
     pub(super) copies: u16,
 }
@@ -300,6 +307,9 @@ pub(super) fn drop_held(v: &mut Volume, id: RequestId) -> Option<Request> {
 /// A held request is answered with an error.
 pub(super) fn refuse_held(v: &mut Volume, now: Instant, id: RequestId, error: NbdError) {
     let Some(request) = drop_held(v, id) else { return };
+    if let Verb::Check { id, path } = request.verb {
+        check::finished(v, now, id, path, Some(error));
+    }
     v.counters.record(request.verb.op(), 0, now - request.started, Ended::Error);
     if let Asker::Client(client, handle) = request.asker {
         super::clients::reply(v, now, client, handle, Err(error));
@@ -368,6 +378,10 @@ fn start(v: &mut Volume, now: Instant, id: RequestId) {
             transfer::read_edges(v, id);
         }
         Verb::Flush => flush::begin(v, now, id),
+        Verb::Check { path, .. } => {
+            request.stage = Stage::Edges;
+            check::read(v, id, path);
+        }
         _ => advance(v, now, id),
     }
 }
@@ -400,7 +414,7 @@ fn pump(v: &mut Volume, id: RequestId) {
         }
         Verb::Trim => (PartVerb::Unmap, block_ops::unmap_step(&unit), SLOW_PARTS_MAX),
         Verb::Status => (PartVerb::LbaStatus, u32::MAX, 1),
-        Verb::Flush => return,
+        Verb::Flush | Verb::Check { .. } => return,
     };
     assert!(step > 0, "a part has at least one block");
     while request.cursor < request.end && request.live < live_max {
@@ -420,7 +434,17 @@ fn pump(v: &mut Volume, id: RequestId) {
 impl Part {
     pub(super) fn new(request: RequestId, verb: PartVerb, lba: u64, blocks: u32) -> Part {
         let history = History::default();
-        Part { request, verb, lba, blocks, history, flight: None, only: None, copies: 0 }
+        Part {
+            request,
+            verb,
+            lba,
+            blocks,
+            history,
+            flight: None,
+            only: None,
+            pinned: false,
+            copies: 0,
+        }
     }
 }
 
@@ -463,6 +487,7 @@ pub(super) fn advance(v: &mut Volume, now: Instant, id: RequestId) {
     }
     match request.stage {
         Stage::Held | Stage::Proof => {}
+        Stage::Edges if matches!(request.verb, Verb::Check { .. }) => check::compare(v, now, id),
         Stage::Edges => {
             transfer::merge_edges(v, id);
             pump(v, id);
@@ -497,7 +522,11 @@ pub(super) fn finish(v: &mut Volume, now: Instant, id: RequestId) {
     let mut request = v.requests.remove(id).expect("a request is answered once");
     assert_eq!(request.live, 0, "a request is answered when all its parts are back");
     if let Some(ticket) = request.ticket.take() {
+        check::account(v, &request, ticket);
         release(v, ticket);
+    }
+    if let Verb::Check { id, path } = request.verb {
+        check::finished(v, now, id, path, request.failure);
     }
     let latency = now - request.started;
     let op = request.verb.op();
@@ -510,7 +539,9 @@ pub(super) fn finish(v: &mut Volume, now: Instant, id: RequestId) {
         None => Ok(match request.verb {
             Verb::Read => Reply::Data(transfer::assemble(v.unit.as_deref(), &mut request)),
             Verb::Status => block_ops::extents(v.unit.as_deref(), &request),
-            Verb::Write | Verb::Zero { .. } | Verb::Trim | Verb::Flush => Reply::Done,
+            Verb::Write | Verb::Zero { .. } | Verb::Trim | Verb::Flush | Verb::Check { .. } => {
+                Reply::Done
+            }
         }),
     };
     super::clients::reply(v, now, client, handle, result);

@@ -2,10 +2,13 @@
 //! it has refused. Everything here is rare or one short critical section per write.
 
 use super::explicit::Turn;
+use super::nexus::{Inheritance, NexusRecord};
 use super::resets::Resets;
+use super::watch::Watch;
+use crate::base::Instant;
 use crate::limits::PATHS_PER_DEVICE_MAX;
 use crate::path::identity::{LogicalUnit, Mismatch, compare, compare_again};
-use crate::path::{CacheLoss, Ledger, Owner, PathIndex, PathSet, Settled, TicketId};
+use crate::path::{CacheLoss, Ledger, Nexus, Owner, PathIndex, PathSet, Proof, Settled, TicketId};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -40,6 +43,14 @@ pub struct Shared {
     ledger: Mutex<Ledger>,
     /// Who sends LOGICAL UNIT RESET. Never taken together with another lock.
     resets: Mutex<Resets>,
+    /// Ranges that were released without a proof. Taken after the ledger, never before it.
+    watch: Mutex<Watch>,
+    /// There are any, or some may come.
+    watching: AtomicBool,
+    /// What an earlier process has left behind.
+    inheritance: Inheritance,
+    /// Nexuses are written down for a later process.
+    records: bool,
     unit: Mutex<Option<Known>>,
     /// Counts changes of the unit, so that a lane sees one without the lock.
     unit_version: AtomicU64,
@@ -73,6 +84,10 @@ impl Shared {
         Shared {
             ledger: Mutex::new(ledger),
             resets: Mutex::new(Resets::default()),
+            watch: Mutex::new(Watch::default()),
+            watching: AtomicBool::new(false),
+            inheritance: Inheritance::none(),
+            records: false,
             unit: Mutex::new(None),
             unit_version: AtomicU64::new(0),
             content: Mutex::new(PathSet::EMPTY),
@@ -92,10 +107,71 @@ impl Shared {
         }
     }
 
+    /// For a device whose nexuses are written down for a later process, and that finds these of an earlier
+    /// one; with each goes whether the configuration still has its path.
+    #[must_use]
+    pub fn recording(
+        now: Instant,
+        mut ledger: Ledger,
+        left_behind: Vec<(NexusRecord, bool)>,
+    ) -> Shared {
+        let inheritance = Inheritance::take(now, &mut ledger, left_behind);
+        Shared { inheritance, records: true, ..Shared::new(ledger) }
+    }
+
+    /// What an earlier process has left behind.
+    #[must_use]
+    pub fn inheritance(&self) -> &Inheritance {
+        &self.inheritance
+    }
+
+    /// Whether nexuses are written down.
+    #[must_use]
+    pub fn records(&self) -> bool {
+        self.records
+    }
+
     /// The ledger of taken ranges. A lane that panicked while it held the lock leaves it consistent: its
     /// methods check before they change.
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ranges that were released without a proof.
+    pub fn watch(&self) -> MutexGuard<'_, Watch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the watch list has anything: what requests ask before they lock it.
+    #[must_use]
+    pub fn is_watching(&self) -> bool {
+        self.watching.load(Ordering::Acquire)
+    }
+
+    /// See [`is_watching`](Shared::is_watching).
+    pub fn set_watching(&self, watching: bool) {
+        self.watching.store(watching, Ordering::Release);
+    }
+
+    /// Everything that was sent on a nexus until now is dead. Returns how many ranges came out of doubt.
+    pub fn prove(&self, nexus: Nexus, proof: Proof) -> usize {
+        let mut ledger = self.ledger();
+        let proven = ledger.proven(nexus, proof);
+        let mut watch = self.watch();
+        watch.settle(|ticket| ledger.is_in_doubt(ticket));
+        watch.ended(|other| proof.covers(nexus, other));
+        self.set_watching(!watch.is_empty());
+        proven
+    }
+
+    /// One copy in doubt is dead. `false` when it is not in doubt any more.
+    pub fn copy_dead(&self, ticket: TicketId, nexus: Nexus) -> bool {
+        let mut ledger = self.ledger();
+        let known = ledger.doubt_answered(ticket, nexus);
+        let mut watch = self.watch();
+        watch.settle(|ticket| ledger.is_in_doubt(ticket));
+        self.set_watching(!watch.is_empty());
+        known
     }
 
     /// Who sends LOGICAL UNIT RESET to which unit.

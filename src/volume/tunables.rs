@@ -360,10 +360,12 @@ impl Tunable {
                     (field.set)(t, Duration::MAX);
                     return;
                 }
-                let millis = |d: Duration| d.as_millis() as u64;
-                let near = millis((field.get)(&Tunables::default()));
-                let value = pick(millis(*min), millis(*max), near, random);
-                (field.set)(t, Duration::from_millis(value));
+                let micros = |d: Duration| d.as_micros() as u64;
+                let near = micros((field.get)(&Tunables::default()));
+                let value = pick(micros(*min), micros(*max), near, random);
+                // As an administrator would write it.
+                let whole = if value < 10_000 { value } else { value - value % 1_000 };
+                (field.set)(t, Duration::from_micros(whole.max(micros(*min))));
             }
             Kind::Number { min, max, field, .. } | Kind::Size { min, max, field } => {
                 let near = (field.get)(&Tunables::default());

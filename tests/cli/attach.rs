@@ -91,7 +91,10 @@ fn wrong_flags_are_exit_code_2() {
     let cases: [(&[&str], &[&str]); 6] = [
         (&["--lun", "0", "--export", "disk.sock"], &["--export: ", "neither unix: nor tcp:"]),
         (&["--lun", "70000", "--export", &socket], &["--lun: ", "16383"]),
-        (&["--lun", "0", "--export", &socket, "--policy", "LB"], &["--policy: ", "least-bytes"]),
+        (
+            &["--lun", "0", "--export", &socket, "--policy", "least-byte"],
+            &["--policy: ", "least-bytes"],
+        ),
         (&["--lun", "0", "--export", &socket, "--policy", "x"], &["--policy: ", "round-robin"]),
         (&["--lun", "0", "--export", &socket, "--wwid", "60"], &["--wwid: ", "naa."]),
         (&["--lun", "0", "--export", &socket, "--name", "a/b"], &["--name: ", "a/b"]),

@@ -94,7 +94,7 @@ const CASES: &[Case] = &[
     case("lun = 1", "lun = 99999", 16, &["lun", "16383"]),
     case("lun = 1\n", "", 15, &["has no LUN", "lun = 1"]),
     case("round-robin", "round-robbin", 17, &["round-robbin", "round-robin"]),
-    case("round-robin", "WP", 17, &["weighted-paths", "not available in this version"]),
+    case("round-robin", "weighted-path", 17, &["is not a policy", "try: weighted-paths"]),
     case("127.0.0.12:3261", "127.0.0.12:99999", 11, &["99999", "not a TCP port"]),
     case("127.0.0.11", "fd00::1", 6, &["brackets", "[fd00::1]"]),
     case("source = \"127.0.0.1\"", "source = \"eth0\"", 7, &["eth0", "IP address"]),

@@ -179,22 +179,22 @@ fn policies_by_every_name() {
         ("failover", "failover"),
         ("queue-length", "least-queue-depth"),
         ("least-queue-depth", "least-queue-depth"),
+        ("RRWS", "round-robin-subset"),
+        ("LB", "least-bytes"),
+        ("WP", "weighted-paths"),
+        ("service-time", "least-bytes"),
+        ("latency", "latency"),
+        ("round-robin-subset", "round-robin-subset"),
+        ("least-bytes", "least-bytes"),
+        ("weighted-paths", "weighted-paths"),
         ("round-robin", "round-robin"),
     ] {
         assert_eq!(daemon.succeed(&["policy", "vm0", name]), format!("vm0: {canonical}\n"));
         assert_eq!(daemon.succeed(&["policy", "vm0"]), format!("vm0: {canonical}\n"));
         assert_eq!(daemon.status()["devices"][0]["policy"], canonical);
     }
-    for (name, canonical) in [
-        ("RRWS", "round-robin-subset"),
-        ("LB", "least-bytes"),
-        ("WP", "weighted-paths"),
-        ("service-time", "least-bytes"),
-        ("latency", "latency"),
-    ] {
-        let done = daemon.command(&["policy", "vm0", name]);
-        says(refused(&done, 2), &[canonical, "not available in this version", "failover"]);
-    }
+    let done = daemon.command(&["policy", "vm0", "wieghted-paths"]);
+    says(refused(&done, 2), &["is not a policy; try: weighted-paths"]);
     let done = daemon.command(&["policy", "vm0", "fastest"]);
     says(refused(&done, 2), &["policy fastest: ", "is not a policy", "least-queue-depth"]);
     assert_eq!(daemon.succeed(&["policy", "vm0"]), "vm0: round-robin\n", "nothing has changed");
@@ -205,6 +205,13 @@ fn policies_by_every_name() {
     assert_eq!(shown["weights"], serde_json::json!({"a:ha1": 3, "b:ha1partner": 1}));
     assert_eq!((&shown["policy"], &shown["prefer"]), (&"failover".into(), &PATHS[1].into()));
     assert_eq!(path_of(&daemon.status(), PATHS[0])["weight"], 3);
+    let shown = daemon.succeed(&["policy", "vm0", "WP", "--weight", "a:ha1=0"]);
+    assert_eq!(
+        shown,
+        "vm0: weighted-paths, prefers b:ha1partner, weights a:ha1=0 b:ha1partner=1\n"
+    );
+    let shown = daemon.succeed(&["policy", "vm0", "RR"]);
+    says(&shown, &["vm0: round-robin", "weights a:ha1=0", "does not use"]);
     let done = daemon.command(&["policy", "vm0", "RR", "--prefer", "c:ha1"]);
     says(refused(&done, 2), &["path c:ha1: device vm0 has no such path", "a:ha1"]);
     let done = daemon.command(&["policy", "vm1"]);

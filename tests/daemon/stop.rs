@@ -20,6 +20,8 @@ const FLUSHES: [u8; 2] = [0x35, 0x91];
 /// in any more; the sockets are gone; the exit code is 0.
 #[test]
 fn sigterm_under_load_finishes_what_is_in_flight() {
+    // More than one burst, so that both paths carry some.
+    const COUNT: usize = 64;
     let config = PairConfig { journal: Scope::Changes, ..PairConfig::default() };
     let rig = Embedded::with("term-load", config);
     let mut daemon = rig.daemon("");
@@ -30,7 +32,7 @@ fn sigterm_under_load_finishes_what_is_in_flight() {
     }
     let mut client = Raw::open(daemon.export(), "vm0");
     let mut requests = Vec::new();
-    for n in 0..16_u64 {
+    for n in 0..COUNT as u64 {
         requests.extend(Raw::request(WRITE, n, n * 4096, 4096));
         requests.extend([n as u8 + 1; 4096]);
     }
@@ -40,11 +42,11 @@ fn sigterm_under_load_finishes_what_is_in_flight() {
             .iter()
             .map(|path| path_of(status, path)["in_flight"].as_u64().unwrap_or(0))
             .sum::<u64>()
-            == 16
+            == COUNT as u64
     });
     daemon.signal(Signal::SIGTERM);
-    let mut answered = [false; 16];
-    for _ in 0..16 {
+    let mut answered = [false; COUNT];
+    for _ in 0..COUNT {
         let (error, cookie) = client.reply().expect("what is in flight is answered");
         assert_eq!(error, 0);
         assert!(!std::mem::replace(&mut answered[cookie as usize], true));
@@ -59,7 +61,7 @@ fn sigterm_under_load_finishes_what_is_in_flight() {
     let records = rig.pair.journal().records();
     let (flushes, writes): (Vec<_>, Vec<_>) =
         records.iter().partition(|record| FLUSHES.contains(&record.opcode));
-    assert_eq!(writes.len(), 16, "each write once");
+    assert_eq!(writes.len(), COUNT, "each write once");
     for node in 0..2 {
         let last = writes.iter().filter(|r| r.nexus.node == node).map(|r| r.sequence).max();
         let flushed = flushes.iter().filter(|r| r.nexus.node == node).map(|r| r.sequence).max();

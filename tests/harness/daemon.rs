@@ -50,7 +50,8 @@ impl Daemon {
         // State and locks of the daemon stay in the test's directory.
         command
             .env("XDG_RUNTIME_DIR", scratch.path("runtime"))
-            .env("XDG_STATE_HOME", scratch.path("state"));
+            .env("XDG_STATE_HOME", scratch.path("state"))
+            .env("STATE_DIRECTORY", scratch.path("state"));
         for directory in ["runtime", "state"] {
             std::fs::create_dir_all(scratch.path(directory)).unwrap();
         }

@@ -47,6 +47,8 @@ pub enum Question {
     AbortUnfinished,
     /// LOGICAL UNIT RESET on W1's session.
     Reset,
+    /// The same for a W1 whose data the target is still waiting for.
+    ResetUnfinished,
     /// The old connection is reset, the same nexus logs in again.
     Login,
     /// The same, then LOGICAL UNIT RESET on the new session.
@@ -54,10 +56,11 @@ pub enum Question {
 }
 
 /// All of them, in the order of the table.
-pub const QUESTIONS: [Question; 5] = [
+pub const QUESTIONS: [Question; 6] = [
     Question::AbortTask,
     Question::AbortUnfinished,
     Question::Reset,
+    Question::ResetUnfinished,
     Question::Login,
     Question::LoginAndReset,
 ];
@@ -68,6 +71,7 @@ impl fmt::Display for Question {
             Question::AbortTask => "ABORT TASK on the old session",
             Question::AbortUnfinished => "ABORT TASK before W1's data are there",
             Question::Reset => "LOGICAL UNIT RESET on the old session",
+            Question::ResetUnfinished => "LOGICAL UNIT RESET before W1's data are there",
             Question::Login => "new login with the same ISID",
             Question::LoginAndReset => "new login, then LOGICAL UNIT RESET",
         })
@@ -139,7 +143,8 @@ impl Experiment<'_> {
 /// Asks `question` of a stuck W1.
 #[track_caller]
 pub fn measure(storage: &dyn Storage, question: Question) -> Finding {
-    let len = if question == Question::AbortUnfinished { LONG } else { LEN };
+    let unfinished = matches!(question, Question::AbortUnfinished | Question::ResetUnfinished);
+    let len = if unfinished { LONG } else { LEN };
     let [w0, w1, w2] = [1, 2, 3].map(|seed| noise(len, seed));
     let mut other = Nexus::log_in(&storage.names(1));
     let mut old = Nexus::log_in(&storage.names(0));
@@ -179,7 +184,7 @@ fn ask(
             old.abort(tag);
             (experiment.answer(|limit| old.managed(limit)), vec![old])
         }
-        Question::Reset => {
+        Question::Reset | Question::ResetUnfinished => {
             old.reset();
             (experiment.answer(|limit| old.managed(limit)), vec![old])
         }

@@ -1,6 +1,6 @@
 # In the virtual machine: which answers of the kernel's own target (LIO), and of tgtd over the same disks, prove
-# that an old write is dead. Node A's disk can be suspended (device mapper), node B reaches the same blocks past
-# it, both without a page cache in between. The questions are asked by the host's own test program (guest-tests).
+# that an old write is dead. Node A's disk can be suspended (device mapper), nodes B and C reach the same blocks past
+# it, all without a page cache in between. The questions are asked by the host's own test program (guest-tests).
 cd "$(dirname "$0")" || exit 1
 . ./lib.sh
 
@@ -10,7 +10,7 @@ modprobe brd rd_nr=1 rd_size=16384 || die "no brd module"
 modprobe -a dm_mod target_core_mod target_core_iblock iscsi_target_mod || die "no modules"
 mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
 size=$((16 * 1024 * 1024))
-for disk in slow fast; do
+for disk in slow fast spare; do
   dmsetup create "$disk" --table "0 $((size / 512)) linear /dev/ram0 0" || die "no device $disk"
 done
 
@@ -28,9 +28,14 @@ lio_disk() {
   } || die "LIO: cannot set up $3"
 }
 
-lio_disk 0 127.0.0.41 iqn.2026-11.test.lio:proofs0 slow
-lio_disk 1 127.0.0.42 iqn.2026-11.test.lio:proofs1 fast
+number=0 portals='' targets=''
+for disk in slow fast spare; do
+  address=127.0.0.4$((number + 1)) target=iqn.2026-11.test.lio:proofs$number
+  lio_disk $number $address $target $disk
+  portals="$portals $address:3260" targets="$targets $target"
+  number=$((number + 1))
+done
 say "LIO of $(uname -r)"
-storage=LIO portals="127.0.0.41:3260 127.0.0.42:3260" targets="iqn.2026-11.test.lio:proofs0 iqn.2026-11.test.lio:proofs1" \
+portals=$portals targets=$targets \
   timeout 200 ./guest-tests --ignored --exact --nocapture guest::answers_that_prove || die "LIO does not answer as the table says"
 say "proofs.sh passed in $SECONDS s"

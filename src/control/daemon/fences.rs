@@ -1,6 +1,6 @@
 //! `mpio fence`: ranges in doubt out of the parts that the lanes know, and an administrator's word.
 
-use super::handler::{LANE_TIMEOUT, ask, device_status, find_device, known_path, refused};
+use super::handler::{LANE_TIMEOUT, ask, device_status, find_device, refused};
 use super::shared::Shared;
 use crate::api::{Confirmed, Error, FenceList, FenceRange, Outcome};
 use crate::base::Duration;
@@ -49,13 +49,13 @@ fn range(doubt: Doubt) -> FenceRange {
     }
 }
 
-/// The node behind a path is off, an administrator says: only if no lane has a session there.
+/// The node behind a path is off, an administrator says: only if no lane has a session there. The path may be
+/// one that only an earlier process knew, so that the lanes look for it.
 ///
 /// # Errors
 /// No such device or path; a session that lives.
 pub async fn confirm_dead(shared: &Shared, device: &str, path: &str) -> Result<Outcome, Error> {
     let index = find_device(shared, device)?;
-    known_path(shared, index, path)?;
     let mut released = 0;
     for only_ask in [true, false] {
         for lane in 0..shared.lane_count(index) {

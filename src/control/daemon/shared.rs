@@ -2,15 +2,20 @@
 
 use super::spec::{self, Isids};
 use crate::api;
-use crate::control::config::Config;
+use crate::base;
+use crate::control::config::{Config, Device, Target};
+use crate::control::isid;
 use crate::control::plan::{NewPath, News, Plan};
-use crate::lane::{Command, LaneHandle};
+use crate::control::state::StateFile;
+use crate::lane::{Command, Errand, Errands, LaneHandle, Mailbox};
 use crate::limits;
 use crate::path::{Fence, Ledger};
 use crate::volume;
+use crate::volume::nexus::NexusRecord;
 use crate::volume::spec::Tunables;
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 use tokio::sync::Notify;
@@ -46,6 +51,9 @@ pub struct Shared {
     lanes: RefCell<Vec<LaneHandle>>,
     events: RefCell<VecDeque<api::Event>>,
     known: RefCell<Vec<NewPath>>,
+    /// Per device, where sessions can be logged into again.
+    states: RefCell<Vec<StateFile>>,
+    errands: Option<Errands>,
     /// Per device, as an administrator has set them.
     tunables: RefCell<Vec<Tunables>>,
 }
@@ -65,9 +73,70 @@ impl Shared {
             lanes: RefCell::new(lanes),
             events: RefCell::default(),
             known: RefCell::default(),
+            states: RefCell::default(),
+            errands: None,
             tunables: RefCell::new(config.devices.iter().map(|d| d.tunables.clone()).collect()),
             config,
         }
+    }
+
+    /// With what an earlier process has left behind (nothing, where ISIDs are random), and the way to who
+    /// does errands.
+    #[must_use]
+    pub fn serving(mut self, states: Vec<StateFile>, errands: Errands) -> Shared {
+        assert!(states.is_empty() || states.len() == self.config.devices.len());
+        self.states = RefCell::new(states);
+        self.errands = Some(errands);
+        self
+    }
+
+    /// Changes the state file of a device.
+    ///
+    /// # Errors
+    /// Those of the change; that there is no such file.
+    pub fn with_state(
+        &self,
+        device: &str,
+        change: impl FnOnce(&mut StateFile) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let index = self.config.devices.iter().position(|d| d.name == device);
+        let mut states = self.states.borrow_mut();
+        match index.and_then(|index| states.get_mut(index)) {
+            Some(state) => change(state),
+            None => Err(io::Error::other("this device has no state file")),
+        }
+    }
+
+    /// Asks for an errand of ours; whether somebody does it.
+    pub fn errand(&self, errand: Errand) -> bool {
+        self.errands.as_ref().is_some_and(|errands| errands.send(errand).is_ok())
+    }
+
+    /// A way to reach a lane; `None` when it has ended.
+    #[must_use]
+    pub fn mailbox(&self, lane: u16) -> Option<Mailbox> {
+        self.lanes.borrow().get(usize::from(lane)).map(LaneHandle::mailbox)
+    }
+
+    /// Tells a lane something.
+    pub fn tell_lane(&self, lane: u16, command: Command) {
+        if let Some(mailbox) = self.mailbox(lane) {
+            mailbox.send(command);
+        }
+    }
+
+    /// Whether a session that was written down is one of the present configuration.
+    fn is_configured(&self, device: &Device, record: &NexusRecord) -> bool {
+        let config = &self.config;
+        let ours =
+            |portal, target| isid::of(config, device, portal, target, record.lane) == record.isid;
+        let named = |target: &&Target| target.name == record.target;
+        record.lane < device.lanes
+            && device
+                .targets
+                .iter()
+                .filter(named)
+                .any(|target| config.portals.iter().any(|portal| ours(portal, target)))
     }
 
     /// All lanes.
@@ -105,7 +174,16 @@ impl Shared {
             let fence = Fence { mode: spec.tunables.fence, timeout: spec.tunables.fence_timeout };
             // The block size only spreads ranges over the ledger's filter; the unit is not known yet.
             let ledger = Ledger::new(fence, LEDGER_BLOCK, limits::REQUESTS_PER_LANE_MAX);
-            let shared = Arc::new(volume::shared::Shared::new(ledger));
+            let states = self.states.borrow();
+            let shared = Arc::new(match states.get(index) {
+                Some(state) => {
+                    let left = state.records().iter();
+                    let left = left.map(|r| (r.clone(), self.is_configured(device, r))).collect();
+                    // The clocks of the lanes began a moment ago.
+                    volume::shared::Shared::recording(base::Instant::ZERO, ledger, left)
+                }
+                None => volume::shared::Shared::new(ledger),
+            });
             for lane in self.lanes_of(index).iter() {
                 let (spec, shared) = (Box::new(spec.clone()), shared.clone());
                 lane.send(Command::AddDevice { spec, shared });

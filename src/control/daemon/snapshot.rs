@@ -20,7 +20,8 @@ pub fn device(snapshot: &Snapshot, first: bool) -> DeviceStatus {
             proven: snapshot.fences.proven,
             unproven: snapshot.fences.unproven,
             pending: snapshot.fences.pending,
-            ..Fences::default()
+            watched: snapshot.watched,
+            repaired: snapshot.repaired,
         },
         false => Fences::default(),
     };

@@ -208,6 +208,12 @@ impl Proof {
             Proof::Confirmed | Proof::Commanded => false,
         }
     }
+
+    /// Whether this proof for `nexus` is one for `other` too.
+    #[must_use]
+    pub fn covers(self, nexus: Nexus, other: Nexus) -> bool {
+        if self.is_of_nexus() { nexus.covers(other) } else { nexus.follows(other) }
+    }
 }
 
 /// A copy-free ticket in `strict`: its client may be answered.
@@ -460,11 +466,7 @@ impl Ledger {
     /// Every copy in doubt on `nexus` and on earlier sessions of it is dead. Returns how many ranges came
     /// out of doubt. Copies in flight are not touched: they may have been sent after the proof.
     pub fn proven(&mut self, nexus: Nexus, proof: Proof) -> usize {
-        let ends = |_, copies: &Copies| match proof.is_of_nexus() {
-            true => nexus.covers(copies.nexus),
-            false => nexus.follows(copies.nexus),
-        };
-        self.end_doubts(ends, false)
+        self.end_doubts(|_, copies| proof.covers(nexus, copies.nexus), false)
     }
 
     /// Gives up what was in doubt for too long, where `may` allows it. A range whose request is open stays:

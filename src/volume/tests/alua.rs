@@ -383,7 +383,7 @@ fn targets_without_the_command_or_its_long_form() {
     // Without type 5 in page 83h no group is this port's.
     let mut setup = setup([Fast, Slow]);
     setup.pair.nodes[1].abilities.alua_group_told = false;
-    let mut w = World::new(setup);
+    let w = World::new(setup);
     assert_eq!((access(&w, 0).is_some(), access(&w, 1)), (true, None));
     assert_eq!(w.logged("access state"), 1);
     w.finish();

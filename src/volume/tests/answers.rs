@@ -1,6 +1,7 @@
 //! Answers that are not GOOD: what the client sees, and what becomes of the path.
 
 use super::world::{Setup, World, pattern, theirs};
+use crate::base::Duration;
 use crate::path::{Policy, State};
 use crate::wire::nbd::NbdError;
 use mpio_target::faults::{Commands, SenseCode};
@@ -165,7 +166,7 @@ fn a_path_that_is_not_ready_is_asked_until_it_is() {
     w.faults(0).set("x", Rule::new(sense(0x02, 0x04, 0x01)));
     let from = w.now;
     w.write(c, 0, &pattern(1, 4096)).expect("elsewhere");
-    assert!(w.now - from < crate::base::Duration::from_millis(50));
+    assert!(w.now - from < Duration::from_millis(50));
     w.run_ms(3000);
     assert_eq!(w.state(0), State::Probing);
     w.faults(0).remove("x");
@@ -183,4 +184,102 @@ fn a_lun_that_is_gone_fails_its_path() {
     w.faults(0).clear();
     w.until_active();
     w.finish();
+}
+
+/// Another host's reset has ended commands of ours without a word (TAS=0); a unit attention tells of it. They
+/// are found by ABORT TASK and repeated, long before their deadline, and the path stays.
+#[test]
+fn commands_that_were_cleared_are_repeated() {
+    for (asc, ascq) in [(0x2f, 0x00), (0x29, 0x02), (0x47, 0x7f)] {
+        let mut w = World::new(Setup { portals: vec![0], ..Setup::default() });
+        let c = w.client();
+        // Like a command that is gone: it is never answered, and ends when it is aborted.
+        let hang = Rule::new(Fault::Hold).on(Commands::Medium).blocks(64, 64).times(2);
+        w.faults(0).set("gone", hang);
+        let write = w.start_write(c, 64 * 512, pattern(1, 4096));
+        let read = w.start_read(c, 80 * 512, 4096);
+        w.run_ms(5);
+        w.node(0).unit_attention(asc, ascq);
+        let from = w.now;
+        w.read(c, 0, 512).expect("read");
+        w.answer(c, write).expect("written");
+        w.answer(c, read).expect("read");
+        assert!(w.now - from < Duration::from_secs(1), "{asc:#x}/{ascq:#x}: {:?}", w.now - from);
+        assert_eq!(w.read(c, 64 * 512, 4096), Ok(pattern(1, 4096)));
+        assert_eq!((w.failures(0), w.logged("fenced")), (0, 0));
+        w.finish();
+    }
+}
+
+/// A target that does not take data that it has not asked for: it gets none from then on.
+#[test]
+fn unsolicited_data_that_is_refused_is_not_sent_again() {
+    let mut w = World::new(Setup { policy: Policy::Failover, ..Setup::default() });
+    let r2ts = |w: &mut World| w.volume().links[0].session().expect("a session").statistics().r2ts;
+    let c = w.client();
+    w.write(c, 0, &pattern(1, 4096)).expect("written");
+    assert_eq!(r2ts(&mut w), 0, "immediate data");
+    w.faults(0).set("x", Rule::new(sense(0x0b, 0x0c, 0x0c)).on(Commands::Writes).times(1));
+    for n in 0..4 {
+        w.write(c, n * 4096, &pattern(n, 4096)).expect("written");
+        assert_eq!(w.read(c, n * 4096, 4096), Ok(pattern(n, 4096)));
+    }
+    assert_eq!((r2ts(&mut w), w.failures(0)), (4, 0));
+    w.finish();
+}
+
+/// Portals are the administrator's to configure: a change of the target's is told, once for each attention.
+#[test]
+fn portals_that_changed_are_told() {
+    let mut w = World::new(Setup { policy: Policy::Failover, ..Setup::default() });
+    let c = w.client();
+    w.node(0).unit_attention(0x3f, 0x12);
+    w.read(c, 0, 512).expect("read");
+    assert_eq!((w.logged("target reports"), w.failures(0)), (1, 0));
+    w.finish();
+}
+
+/// Status bytes and sense codes that make no sense, on either path: every request is answered, and when the
+/// nonsense ends everything works again.
+#[test]
+fn nonsense_is_survived() {
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = move || {
+        random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as u8
+    };
+    for round in 0..60 {
+        let (mut w, c) = world([Policy::RoundRobin, Policy::Failover][round % 2]);
+        w.faults(0).remove("tmf");
+        for (node, name) in [(0, "x"), (0, "y"), (1, "x"), (1, "y")] {
+            let fault = match next() % 3 {
+                0 => Fault::Status(next()),
+                _ => sense(next() & 0xf, next(), next()),
+            };
+            let on = [Commands::Medium, Commands::All, Commands::Writes, Commands::Flushes];
+            let rule = Rule::new(fault).on(on[usize::from(next() % 4)]);
+            w.faults(node)
+                .set(name, rule.skip(u64::from(next() % 8)).times(u64::from(next() % 16)));
+        }
+        let mut tokens = Vec::new();
+        for n in 0..8 {
+            tokens.push(w.start_write(c, n * 4096, pattern(n, 4096)));
+            tokens.push(w.start_read(c, n * 4096, 4096));
+        }
+        let _ = w.flush(c);
+        for token in tokens {
+            let _ = w.answer(c, token);
+        }
+        (0..2).for_each(|node| w.faults(node).clear());
+        w.run_ms(5000);
+        w.until_active();
+        let _ = w.flush(c);
+        for n in 0..8 {
+            w.write(c, n * 4096, &pattern(n, 4096)).expect("written");
+            assert_eq!(w.read(c, n * 4096, 4096), Ok(pattern(n, 4096)));
+        }
+        w.flush(c).expect("flushed");
+        w.finish();
+    }
 }

@@ -49,6 +49,7 @@ fn run(seed: u64, fence: FenceMode, steps: u64) -> Result<(), String> {
         fence,
         fence_timeout: Duration::MAX,
         no_path_timeout: Duration::MAX,
+        sticky_bytes: dice.roll(2) * 8192,
         ..Tunables::default()
     };
     let portals = if dice.roll(2) == 0 { vec![0, 1] } else { vec![0, 1, 0] };
@@ -65,6 +66,9 @@ fn run(seed: u64, fence: FenceMode, steps: u64) -> Result<(), String> {
         }
         if dice.roll(4) == 0 {
             fault(&mut w, &mut dice);
+        }
+        if dice.roll(8) == 0 {
+            switch(&mut w, &mut dice);
         }
         if dice.roll(60) == 0 && step + 1 < steps {
             let which = dice.roll(3) as usize;
@@ -86,6 +90,19 @@ fn run(seed: u64, fence: FenceMode, steps: u64) -> Result<(), String> {
     let verdict = judge(&mut w, &sent);
     w.finish();
     verdict.map_err(|why| format!("seed {seed:#x}: {why}"))
+}
+
+/// Another policy, and another weight for one path, under load.
+fn switch(w: &mut World, dice: &mut Dice) {
+    let policy = Policy::ALL[dice.roll(Policy::ALL.len() as u64) as usize];
+    let now = w.now;
+    let volume = w.volume();
+    let names: Vec<String> = volume.snapshot().paths.into_iter().map(|path| path.name).collect();
+    let name = &names[dice.roll(names.len() as u64) as usize];
+    let weight = (name.clone(), dice.roll(4) as u32);
+    let prefer = (dice.roll(2) == 0).then_some(name.as_str());
+    volume.set_policy(now, Some(policy), &[weight], prefer).expect("a path of the device");
+    assert_eq!(volume.policy(), policy);
 }
 
 fn request(w: &mut World, dice: &mut Dice, peer: usize) -> Sent {

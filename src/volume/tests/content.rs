@@ -3,7 +3,8 @@
 use super::world::{Setup, World, pattern};
 use crate::base::Duration;
 use crate::path::State;
-use mpio_target::{Pair, PairConfig};
+use mpio_target::faults::Commands;
+use mpio_target::{Fault, Pair, PairConfig, Rule};
 
 fn setup() -> Setup {
     let pair = PairConfig { blank: true, ..PairConfig::default() };
@@ -70,6 +71,23 @@ fn a_blank_unit_is_merged_when_a_written_block_is_read_back() {
     w.write(c, 2 << 20, &pattern(1, 4096)).expect("written");
     let took = w.until_active();
     assert!(took < Duration::from_millis(50), "at once: {took:?}");
+    w.finish();
+}
+
+/// Writes go on while a written block is being read over the path in question: one question at a time.
+#[test]
+fn writes_while_the_written_block_is_read_back() {
+    let mut w = World::cold(setup());
+    w.until_state(0, State::Active);
+    w.run(Duration::from_secs(1));
+    assert_eq!(w.state(1), State::Probing);
+    let late = Duration::from_millis(20);
+    w.faults(1).set("late", Rule::new(Fault::Delay(late, late)).on(Commands::Reads));
+    let c = w.client();
+    for n in 0..1000 {
+        w.write(c, n * 4096, &pattern(n, 4096)).expect("written");
+    }
+    w.until_active();
     w.finish();
 }
 

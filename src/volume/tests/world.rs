@@ -6,6 +6,8 @@ use crate::base::{Duration, Instant, Payload};
 use crate::export::client::{Answer, ClientConfig, Op};
 use crate::path::{Fence, Ledger, PathIndex, Policy, State};
 use crate::session::Digest;
+use crate::volume::fence_command::FenceCommand;
+use crate::volume::nexus::NexusRecord;
 use crate::volume::shared::Shared;
 use crate::volume::spec::{DeviceSpec, PathSpec, Tunables};
 use crate::volume::{Action, Endpoint, Notice, Volume};
@@ -31,6 +33,8 @@ pub(super) struct Setup {
     pub(super) redirect_allow: Vec<SocketAddr>,
     pub(super) chap: Option<Arc<crate::session::chap::Credentials>>,
     pub(super) buffer_memory: usize,
+    /// Nexuses are written down.
+    pub(super) records: bool,
     /// Compare contents before a second path is used; the other tests begin with a blank unit.
     pub(super) content_probe: bool,
 }
@@ -48,6 +52,7 @@ impl Default for Setup {
             redirect_allow: Vec::new(),
             chap: None,
             buffer_memory: 64 << 20,
+            records: false,
             content_probe: false,
         }
     }
@@ -83,6 +88,13 @@ pub(super) struct World {
     pub(super) log: Vec<Notice>,
     pub(super) connects: Vec<(Instant, SocketAddr)>,
     pub(super) drained: Vec<bool>,
+    /// The state file, and how long writing it takes; `None`: it cannot be written.
+    pub(super) state: Vec<NexusRecord>,
+    pub(super) record_delay: Option<Duration>,
+    recording: Vec<(Instant, usize, PathIndex, NexusRecord)>,
+    /// Commands that were asked for.
+    pub(super) commands: Vec<FenceCommand>,
+    setup: Setup,
     clock: u64,
     steps: u32,
 }
@@ -122,6 +134,48 @@ fn path_spec(setup: &Setup, pair: &Pair, lane: u16, index: usize, at: usize) -> 
     }
 }
 
+/// One volume per lane, as a process makes them at its start.
+fn volumes(
+    setup: &Setup,
+    pair: &Pair,
+    now: Instant,
+    left_behind: Vec<(NexusRecord, bool)>,
+) -> Vec<Volume> {
+    let fence = Fence { mode: setup.tunables.fence, timeout: setup.tunables.fence_timeout };
+    let ledger = Ledger::new(fence, pair.config().block_size, 1024);
+    let shared = Arc::new(match setup.records {
+        true => Shared::recording(now, ledger, left_behind),
+        false => Shared::new(ledger),
+    });
+    let spec = DeviceSpec {
+        name: "vm0".to_owned(),
+        initiator_name: "iqn.2026-11.test.host:mpio".to_owned(),
+        wwid: setup.wwid.clone(),
+        policy: setup.policy,
+        read_only: setup.read_only,
+        tunables: Tunables { trust_identity: !setup.content_probe, ..setup.tunables.clone() },
+        buffer_memory: setup.buffer_memory,
+        lanes: setup.lanes,
+    };
+    let mut volumes = Vec::new();
+    for lane in 0..setup.lanes {
+        let mut state = 0x9e37_79b9_u64 + u64::from(lane);
+        let entropy = Box::new(move |bytes: &mut [u8]| {
+            for byte in bytes {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                *byte = (state >> 56) as u8;
+            }
+        });
+        let mut volume = Volume::new(now, spec.clone(), lane, shared.clone(), entropy);
+        for (index, node) in setup.portals.iter().enumerate() {
+            let path = path_spec(setup, pair, lane, index, *node);
+            volume.add_path(now, path).expect("room for the path");
+        }
+        volumes.push(volume);
+    }
+    volumes
+}
+
 impl World {
     /// Both paths up.
     pub(super) fn new(setup: Setup) -> World {
@@ -135,19 +189,6 @@ impl World {
         let pair = Pair::new(setup.pair.clone()).expect("a pair");
         let nodes = [Some(pair.node(0, 1)), Some(pair.node(1, 1))];
         let now = Instant::from_millis(1_000_000);
-        let fence = Fence { mode: setup.tunables.fence, timeout: setup.tunables.fence_timeout };
-        let block_size = pair.config().block_size;
-        let shared = Arc::new(Shared::new(Ledger::new(fence, block_size, 1024)));
-        let spec = DeviceSpec {
-            name: "vm0".to_owned(),
-            initiator_name: "iqn.2026-11.test.host:mpio".to_owned(),
-            wwid: setup.wwid.clone(),
-            policy: setup.policy,
-            read_only: setup.read_only,
-            tunables: Tunables { trust_identity: !setup.content_probe, ..setup.tunables.clone() },
-            buffer_memory: setup.buffer_memory,
-            lanes: setup.lanes,
-        };
         let portals = setup.portals.iter().map(|node| Portal {
             node: *node,
             net: Net::Works,
@@ -155,22 +196,7 @@ impl World {
             send_buffer: 4 << 20,
         });
         let portals: Vec<Portal> = portals.collect();
-        let mut volumes = Vec::new();
-        for lane in 0..setup.lanes {
-            let mut state = 0x9e37_79b9_u64 + u64::from(lane);
-            let entropy = Box::new(move |bytes: &mut [u8]| {
-                for byte in bytes {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    *byte = (state >> 56) as u8;
-                }
-            });
-            let mut volume = Volume::new(now, spec.clone(), lane, shared.clone(), entropy);
-            for (index, portal) in portals.iter().enumerate() {
-                let path = path_spec(&setup, &pair, lane, index, portal.node);
-                volume.add_path(now, path).expect("room for the path");
-            }
-            volumes.push(volume);
-        }
+        let volumes = volumes(&setup, &pair, now, Vec::new());
         let lanes = volumes.len();
         World {
             now,
@@ -188,6 +214,11 @@ impl World {
             log: Vec::new(),
             connects: Vec::new(),
             drained: vec![false; lanes],
+            state: Vec::new(),
+            record_delay: Some(Duration::from_millis(2)),
+            recording: Vec::new(),
+            commands: Vec::new(),
+            setup,
             clock: 0,
             steps: 0,
             pair,
@@ -229,6 +260,7 @@ impl World {
             }
         }
         next = next.min(self.attempts.iter().map(|a| a.due).min().unwrap_or(Instant::MAX));
+        next = next.min(self.recording.iter().map(|(at, ..)| *at).min().unwrap_or(Instant::MAX));
         next = next.min(self.closing.iter().map(|(at, ..)| *at).min().unwrap_or(Instant::MAX));
         assert!(next >= self.now, "the deadline {next:?} lies before {:?}", self.now);
         if next > self.now {
@@ -385,6 +417,15 @@ impl World {
                 }
             }
             Action::Drained => self.drained[lane] = true,
+            Action::RecordNexus { path, record } => match self.record_delay {
+                Some(delay) => self.recording.push((self.now + delay, lane, path, record)),
+                None => {
+                    let full = Err("no space left on device".to_owned());
+                    self.volumes[lane].handle_nexus_recorded(self.now, path, full);
+                }
+            },
+            Action::ForgetNexus(gone) => self.state.retain(|record| *record != gone),
+            Action::RunFenceCommand(command) => self.commands.push(command),
         }
     }
 
@@ -401,6 +442,12 @@ impl World {
         for attempt in due {
             moved = true;
             self.connected(attempt);
+        }
+        let due: Vec<_> = self.recording.extract_if(.., |(at, ..)| *at <= now).collect();
+        for (_, lane, path, record) in due {
+            moved = true;
+            self.state.push(record);
+            self.volumes[lane].handle_nexus_recorded(now, path, Ok(()));
         }
         for index in 0..self.wires.len() {
             moved |= self.deliver_on(index);
@@ -583,6 +630,27 @@ impl World {
         for wire in self.wires.iter_mut().filter(|w| w.portal == portal) {
             wire.stalled = stalled;
         }
+    }
+
+    /// The process is killed and started again at once: its sockets are reset, its clients are gone. What the
+    /// configuration still has is as `configured` says of a path's name.
+    pub(super) fn restart(&mut self, configured: impl Fn(&str) -> bool) {
+        for wire in self.wires.iter_mut().filter(|wire| wire.open) {
+            wire.open = false;
+            wire.to_volume.clear();
+            wire.blocked = false;
+            wire.to_target.push_back((self.now + self.portals[wire.portal].delay, Item::Rst));
+        }
+        self.socket.iter_mut().flatten().for_each(|socket| *socket = None);
+        for (_, peer) in &mut self.peers {
+            peer.id = None;
+            peer.client.handle_eof();
+        }
+        self.attempts.clear();
+        self.closing.clear();
+        self.recording.clear();
+        let left = self.state.iter().map(|r| (r.clone(), configured(&r.path))).collect();
+        self.volumes = volumes(&self.setup, &self.pair, self.now, left);
     }
 
     // --- targets

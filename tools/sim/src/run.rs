@@ -175,7 +175,8 @@ impl Run<'_> {
             world.run(Duration::from_secs(1));
         }
         let alive = |what, cells| Broken { rule: Rule::Alive, what, cells };
-        let Some(token) = load.unanswered(world) else {
+        let token = load.unanswered(world).filter(|_| world.all_active());
+        let Some(token) = token else {
             return Err(alive(format!("not every path is active:\n{}", world.story()), None));
         };
         let asked = &load.asked[token];
@@ -206,7 +207,8 @@ impl Run<'_> {
         }
         let gone = |w: &World| {
             let census = w.volumes.iter().map(|v| v.census());
-            w.peers.iter().all(|p| p.id.is_none()) && census.into_iter().all(|c| c.requests == 0)
+            w.peers.iter().all(|p| p.id.is_none())
+                && census.into_iter().all(|c| c.requests + c.stragglers == 0)
         };
         match w.wait(PATIENCE, gone) {
             Some(_) => Ok(()),

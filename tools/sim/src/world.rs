@@ -20,6 +20,7 @@ use mpio::export::client::{Answer, ClientConfig, Op};
 use mpio::path::{Fence, Ledger, PathIndex, Policy, State};
 use mpio::session::Digest;
 use mpio::session::chap::Credentials;
+use mpio::volume::nexus::NexusRecord;
 use mpio::volume::shared::Shared;
 use mpio::volume::spec::{DeviceSpec, PathSpec, Tunables};
 use mpio::volume::{ClientId, Endpoint, Notice, Volume};
@@ -136,7 +137,7 @@ pub struct World {
     dark: [bool; 2],
     /// A node that shows another unit.
     another: [bool; 2],
-    /// Since when, and until when, in commands executed by the pair, a lane could not reach a node.
+    /// Since when, and until when, in commands executed by the pair, a lane had no active path to a node.
     out_of_reach: [Vec<(u64, u64)>; 2],
     /// The daemon, one per lane; empty while it is dead.
     pub volumes: Vec<Volume>,
@@ -164,6 +165,8 @@ pub struct World {
     pub connects: Vec<(Instant, SocketAddr)>,
     /// Lanes that have said that they are drained.
     pub drained: Vec<bool>,
+    /// The state file of the device.
+    left_behind: Vec<NexusRecord>,
     /// The story of the run.
     pub trace: Trace,
     dice: Dice,
@@ -244,6 +247,7 @@ impl World {
             log: Vec::new(),
             connects: Vec::new(),
             drained: Vec::new(),
+            left_behind: Vec::new(),
             trace: Trace::default(),
             dice: Dice::new(setup.seed ^ 0x006e_6574),
             clock: 0,
@@ -265,7 +269,9 @@ impl World {
         assert!(self.volumes.is_empty(), "the daemon runs");
         let setup = &self.setup;
         let fence = Fence { mode: setup.tunables.fence, timeout: setup.tunables.fence_timeout };
-        let shared = Arc::new(Shared::new(Ledger::new(fence, setup.pair.block_size, 256)));
+        let ledger = Ledger::new(fence, setup.pair.block_size, 256);
+        let left = self.left_behind.iter().map(|record| (record.clone(), true)).collect();
+        let shared = Arc::new(Shared::recording(self.now, ledger, left));
         let spec = DeviceSpec {
             name: "vm0".to_owned(),
             initiator_name: "iqn.2026-11.test.host:mpio".to_owned(),
@@ -349,7 +355,7 @@ impl World {
         for node in 0..2 {
             let paths: Vec<usize> =
                 (0..self.portals.len()).filter(|p| self.portals[*p].node == node).collect();
-            let reaches = |lane| paths.iter().any(|p| self.state_on(lane, *p).carries_io());
+            let reaches = |lane| paths.iter().any(|p| self.state_on(lane, *p) == State::Active);
             if !self.volumes.is_empty() && (0..self.volumes.len()).all(reaches) {
                 continue;
             }
@@ -360,7 +366,8 @@ impl World {
         }
     }
 
-    /// Whether every lane could reach the node all the time between two numbers of executed commands.
+    /// Whether every lane had an active path to the node all the time between two numbers of executed
+    /// commands. A suspect one counts for none: a flush goes round it.
     #[must_use]
     pub fn in_reach(&self, node: u8, from: u64, to: u64) -> bool {
         !self.out_of_reach[usize::from(node)].iter().any(|(f, t)| *f <= to && from <= *t)

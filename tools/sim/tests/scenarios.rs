@@ -41,7 +41,7 @@ fn what_is_not_so_is_found() {
         ("kill 0\nkill 0", 2),
         ("write 0..8\nexpect stale", 0),
         (
-            "setup policy failover\nsetup fence off\nhang 0 writes\nwrite 0..8\ngo on 0\nwrite 0..8\nrelease 0\nread 0..8",
+            "setup policy failover\nsetup fence off\nhang 0 writes\nbegin write 0..8 as w1\nwait 10ms\nsilence A\nexpect answered w1\ngo on 0\nrestore A\nexpect active A\nwrite 0..8\nrelease 0\nread 0..8",
             0,
         ),
     ] {

@@ -117,6 +117,18 @@ impl World {
                 }
             }
             Action::Drained => self.drained[lane] = true,
+            Action::RecordNexus { path, record } => {
+                if !self.left_behind.contains(&record) {
+                    self.left_behind.push(record);
+                }
+                self.volumes[lane].handle_nexus_recorded(self.now, path, Ok(()));
+                self.awake[lane] = true;
+            }
+            Action::ForgetNexus(record) => self.left_behind.retain(|r| *r != record),
+            Action::RunFenceCommand(command) => {
+                let nobody = Err("nobody knows".to_owned());
+                self.volumes[lane].handle_fence_command(self.now, command.id, nobody);
+            }
         }
     }
 

@@ -10,12 +10,13 @@ use bytes::{Bytes, BytesMut};
 use io_uring::{cqueue, opcode, types};
 use socket2::SockRef;
 
-use super::op::{Op, SendArea};
-use super::socket;
-use super::table::{Phase, Sock};
-use super::{Completion, Ring, SockId};
+use super::op::{self, Op};
+use super::{Completion, SockId, Uring};
+use crate::ring::send::SendArea;
+use crate::ring::socket;
+use crate::ring::table::{Phase, Sock};
 
-impl Ring {
+impl Uring {
     /// Handles every completion that there is; what the lane is told goes to `ready`.
     pub(super) fn reap(&mut self) {
         let mut reaped = std::mem::take(&mut self.reaped);
@@ -53,6 +54,10 @@ impl Ring {
                 let target = counter.as_mut_ptr();
                 self.wake_read = self.ops.insert(Op::Wake { counter });
                 self.push_waker(target);
+            }
+            Op::Alarm { limit } => {
+                self.alarms.retain(|set| *set != user_data);
+                self.limits.push(limit);
             }
             Op::ConnectTimeout { limit: _ } | Op::CancelWake => {}
         }
@@ -139,7 +144,7 @@ impl Ring {
             Err(_) => Err(io::Error::from_raw_os_error(-result)),
         };
         if matches!(outcome, Ok(false)) && entry.phase != Phase::Aborting {
-            let request = area.entry(entry.fd.as_raw_fd());
+            let request = op::rest(area, entry.fd.as_raw_fd());
             self.stats.partial_sends += 1;
             self.push(&[request.user_data(user_data)]);
             return;

@@ -52,6 +52,20 @@ pub enum RingError {
     Other(#[source] io::Error),
 }
 
+impl RingError {
+    /// Whether io_uring is not to be had here at all, so that epoll serves instead.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            RingError::Missing
+            | RingError::SwitchedOff { .. }
+            | RingError::Filtered
+            | RingError::TooOld { .. } => true,
+            RingError::Memory | RingError::Other(_) => false,
+        }
+    }
+}
+
 /// Sorts an error of `io_uring_setup`; `sysctl` is what /proc/sys/kernel/io_uring_disabled holds.
 fn classify(error: io::Error, sysctl: Option<&str>) -> RingError {
     match error.raw_os_error() {
@@ -74,7 +88,7 @@ fn sorted(error: io::Error) -> RingError {
 
 /// What the lane submits, and the words for it. SOCKET is never used: it came with 5.19, as did
 /// cancelling by descriptor and MSG_WAITALL that goes on after a partial send, which cannot be probed.
-const OPERATIONS: [(u8, &str); 8] = [
+const OPERATIONS: [(u8, &str); 9] = [
     (opcode::Connect::CODE, "connect"),
     (opcode::Recv::CODE, "receive"),
     (opcode::Send::CODE, "send"),
@@ -82,6 +96,7 @@ const OPERATIONS: [(u8, &str); 8] = [
     (opcode::AsyncCancel::CODE, "cancel"),
     (opcode::LinkTimeout::CODE, "limit the time of an operation"),
     (opcode::Read::CODE, "read"),
+    (opcode::Timeout::CODE, "wait for a time"),
     (opcode::Socket::CODE, "cancel by descriptor"),
 ];
 
@@ -133,7 +148,7 @@ pub(super) fn ring(entries: u32, completions: u32) -> Result<IoUring, RingError>
     check(&OPERATIONS.map(|(code, words)| (probe.is_supported(code), words)))?;
 
     let mut allowed: Vec<Restriction> =
-        OPERATIONS[..7].iter().map(|(code, _)| Restriction::sqe_op(*code)).collect();
+        OPERATIONS[..8].iter().map(|(code, _)| Restriction::sqe_op(*code)).collect();
     allowed.push(Restriction::sqe_flags_allowed(squeue::Flags::IO_LINK.bits()));
     ring.submitter().register_restrictions(&mut allowed).map_err(sorted)?;
     ring.submitter().register_enable_rings().map_err(sorted)?;

@@ -1,4 +1,5 @@
-//! The ring against real loopback sockets whose other end uses plain system calls.
+//! The ring against real loopback sockets whose other end uses plain system calls. Every test runs on
+//! io_uring and on epoll.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -10,12 +11,19 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use socket2::SockRef;
 
-use super::*;
+use crate::limits::RECV_BUFFER;
+use crate::ring::*;
 
 const LONG: Duration = Duration::from_secs(20);
 
+/// The engine that this copy of the cases is about.
+fn engine() -> Io {
+    if module_path!().ends_with("on_epoll") { Io::Epoll } else { Io::Uring }
+}
+
 fn ring() -> Ring {
-    Ring::new(RingConfig { sockets: 300, entries: 64, ..RingConfig::default() }).expect("a ring")
+    Ring::new(RingConfig { sockets: 300, entries: 64, io: engine(), ..RingConfig::default() })
+        .expect("a ring")
 }
 
 fn listener() -> (TcpListener, SocketAddr) {
@@ -232,7 +240,7 @@ fn giving_up_while_connecting_resets_too() {
     for submitted_before in [false, true] {
         let sock = ring.connect(&to(address)).expect("a socket");
         if submitted_before {
-            ring.enter(Some(Duration::ZERO));
+            ring.submit();
         }
         ring.give_up(sock);
         assert!(matches!(one(&mut ring), Completion::Closed { sock: closed } if closed == sock));
@@ -514,7 +522,8 @@ fn a_failed_send_tells_how_far_it_got() {
 #[test]
 fn a_full_table_is_an_error_and_room_comes_back() {
     let mut ring =
-        Ring::new(RingConfig { sockets: 2, entries: 2, ..RingConfig::default() }).expect("made");
+        Ring::new(RingConfig { sockets: 2, entries: 2, io: engine(), ..RingConfig::default() })
+            .expect("made");
     let (one_sock, _a) = unix_pair(&mut ring);
     let (_, _b) = unix_pair(&mut ring);
     let (third, _c) = UnixStream::pair().expect("a pair");
@@ -532,7 +541,8 @@ fn a_full_table_is_an_error_and_room_comes_back() {
 #[test]
 fn a_small_queue_is_submitted_when_it_is_full() {
     let mut ring =
-        Ring::new(RingConfig { sockets: 40, entries: 2, ..RingConfig::default() }).expect("made");
+        Ring::new(RingConfig { sockets: 40, entries: 2, io: engine(), ..RingConfig::default() })
+            .expect("made");
     let mut pairs: Vec<_> = (0..40).map(|_| unix_pair(&mut ring)).collect();
     let much = Bytes::from(pattern(1 << 20, 4));
     for (sock, peer) in &mut pairs {
