@@ -15,7 +15,7 @@
 
 use super::link::{self, Link, Phase, where_};
 use super::probe::{AskAccess, Facts, HeardAccess, Step};
-use super::{Level, Volume, complete, explicit, flush, probing};
+use super::{Level, Volume, complete, explicit, flush, health, probing};
 use crate::base::{Duration, Instant};
 use crate::path::verdict::{Actions, Outcome, Verdict};
 use crate::path::{PathIndex, PathSet, Port, Reading, Service, State};
@@ -173,9 +173,11 @@ fn ask(v: &mut Volume, now: Instant, path: PathIndex) {
 
 fn has_to_ask(v: &Volume, path: PathIndex) -> bool {
     let link = &v.links[path.get()];
-    let stands_by = v.engine.state(path) == State::Standby;
+    let state = v.engine.state(path);
+    let stands_by = state == State::Standby;
     let leaving = link.disabling || v.draining.is_some();
-    !leaving && (link.alua.port.is_some() || stands_by)
+    // A suspect path is asked by what it owes.
+    !leaving && state != State::Suspect && (link.alua.port.is_some() || stands_by)
 }
 
 fn start(v: &mut Volume, now: Instant, path: PathIndex) {
@@ -263,8 +265,13 @@ pub(super) fn answered(
 /// The question's command was ended by task management, or its session has ended.
 pub(super) fn interrupted(v: &mut Volume, now: Instant, path: PathIndex) {
     let link = &mut v.links[path.get()];
-    if link.alua.question.take().is_some() && link.is_served() {
-        start(v, now, path);
+    if link.alua.question.take().is_none() {
+        return;
+    }
+    match link.phase {
+        Phase::Probing(_) => start(v, now, path),
+        Phase::Up => link.alua.ask_at = now + SOON,
+        _ => {}
     }
 }
 
@@ -431,10 +438,15 @@ fn urgent(v: &Volume) -> PathSet {
 fn due(v: &Volume, path: PathIndex, urgent: PathSet) -> Instant {
     let link = &v.links[path.get()];
     if let Some(question) = &link.alua.question {
-        let idle = !v.engine.state(path).carries_io();
-        let patience = if idle { question.since + ANSWER_TIMEOUT } else { Instant::MAX };
-        let patience = if question.tag.is_some() { patience } else { Instant::MAX };
-        return question.resume.min(patience);
+        let patience = match v.engine.state(path) {
+            _ if question.tag.is_none() => Duration::MAX,
+            // Its commands show whether it answers, and what is asked of suspects.
+            State::Active if link.owed > 0 => Duration::MAX,
+            State::Suspect => Duration::MAX,
+            State::Active => v.spec.tunables.command_timeout,
+            _ => ANSWER_TIMEOUT,
+        };
+        return question.resume.min(question.since + patience);
     }
     if !matches!(link.phase, Phase::Up) || !has_to_ask(v, path) {
         return Instant::MAX;
@@ -467,16 +479,30 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
                 question.resume = Instant::MAX;
                 step(v, now, path);
             }
-            Some(_) => {
-                let why = format!(
-                    "the unit has not answered what its access state is for {} s although the connection is up \
-                     ({})",
-                    ANSWER_TIMEOUT.as_secs(),
-                    where_(&v.links[index])
-                );
-                link::fail(v, now, path, &why);
+            Some(question) => {
+                let waited = now - question.since;
+                unanswered(v, now, path, waited);
             }
         }
     }
     explicit::timeouts(v, now);
+}
+
+/// A path without commands has not answered its question. (One that has some is judged by those.)
+fn unanswered(v: &mut Volume, now: Instant, path: PathIndex, waited: Duration) {
+    let why = format!(
+        "the unit has not answered what its access state is for {:.1} s although the connection is up ({})",
+        waited.as_secs_f64(),
+        where_(&v.links[path.get()])
+    );
+    if v.engine.state(path) != State::Active {
+        link::fail(v, now, path, &why);
+        return;
+    }
+    health::suspect(v, now, path, &why);
+    let tag = v.links[path.get()].alua.tag();
+    if let (Some(tag), Some(session)) = (tag, v.links[path.get()].session()) {
+        session.abort(now, tag);
+        v.mark_link(path);
+    }
 }

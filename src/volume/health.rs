@@ -115,7 +115,7 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
 }
 
 /// The path is not chosen any more while another one is active.
-fn suspect(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
+pub(super) fn suspect(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
     if v.engine.state(path) != State::Active {
         return;
     }

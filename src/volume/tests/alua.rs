@@ -436,6 +436,21 @@ fn a_standby_path_that_does_not_answer_fails() {
     w.finish();
 }
 
+/// The same on a path in service that carries nothing now.
+#[test]
+fn an_idle_path_that_does_not_answer_is_suspect() {
+    let mut w = World::new(setup([Fast, Fast]));
+    let c = w.client();
+    w.faults(1).set("mute", "mute,on=a3".parse::<Rule>().expect("a rule"));
+    let took = w.until_state(1, State::Suspect);
+    assert!(took <= Duration::from_millis(7_100), "{took:?}");
+    w.faults(1).remove("mute");
+    w.until_active();
+    writes(&mut w, c, 4);
+    assert_eq!(w.failures(1), 0, "{}", w.story());
+    w.finish();
+}
+
 /// Disabled while it stands by, and drained: both end at once.
 #[test]
 fn standby_paths_log_out() {
