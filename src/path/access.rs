@@ -3,9 +3,13 @@
 //! Mental model: access *ranks* paths that may be used. Whether a path is used at all is its
 //! [`State`](super::State); a path without access information counts as optimized, so that storage
 //! without ALUA is one group.
+//!
+//! [`Reading`] is what one path makes of REPORT TARGET PORT GROUPS, whatever was answered.
 
 use super::{PathIndex, PathSet};
+use crate::base::Duration;
 pub use crate::wire::scsi::AccessState;
+use crate::wire::scsi::{PortGroup, PortGroups};
 
 /// What the storage says about a path (REPORT TARGET PORT GROUPS).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,6 +27,110 @@ impl Access {
     #[must_use]
     pub fn rank(access: Option<Access>) -> (u8, bool) {
         access.map_or((0, true), |a| (a.state.badness(), !a.preferred))
+    }
+}
+
+/// Whether the storage serves I/O over a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Service {
+    /// It does, well or less well.
+    Serves,
+    /// It does not, until it or somebody changes that.
+    StandsBy,
+    /// It is about to change, within a time.
+    Changes,
+}
+
+impl Access {
+    /// What the state means for I/O. A state that no standard names is tried, as the last choice: a target
+    /// that does not serve says so to the first command.
+    #[must_use]
+    pub const fn service(self) -> Service {
+        match self.state {
+            AccessState::ActiveOptimized
+            | AccessState::ActiveNonOptimized
+            | AccessState::LbaDependent
+            | AccessState::Unknown(_) => Service::Serves,
+            AccessState::Standby | AccessState::Unavailable | AccessState::Offline => {
+                Service::StandsBy
+            }
+            AccessState::Transitioning => Service::Changes,
+        }
+    }
+}
+
+/// How a path's own port is called in REPORT TARGET PORT GROUPS (VPD page 83h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Port {
+    /// Target port group (designator type 5).
+    pub group: u16,
+    /// Relative target port identifier (type 4).
+    pub relative: Option<u16>,
+}
+
+/// What an answer says about one path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// The path's access.
+    pub access: Access,
+    /// What about the answer cannot be right, and what was made of it.
+    pub doubt: Option<String>,
+    /// Implicit transition time, where it is told.
+    pub transition: Option<Duration>,
+}
+
+impl Reading {
+    /// Finds the port's group. Of a group that is listed twice the worse state counts. One that is not
+    /// listed is looked for by its port; a path without any is used, but not preferred.
+    #[must_use]
+    pub fn of(port: Port, groups: &PortGroups) -> Reading {
+        let seconds = groups.transition_secs.filter(|seconds| *seconds > 0);
+        let transition = seconds.map(|seconds| Duration::from_secs(seconds.into()));
+        let (access, doubt) = Reading::find(port, &groups.groups);
+        Reading { access, doubt, transition }
+    }
+
+    fn find(port: Port, groups: &[PortGroup]) -> (Access, Option<String>) {
+        let has_port = |g: &&PortGroup| port.relative.is_some_and(|id| g.ports.contains(&id));
+        let by_group = groups.iter().filter(|g| g.group == port.group);
+        let count = by_group.clone().count();
+        let worst = match count {
+            0 => groups.iter().filter(has_port).max_by_key(|g| g.state.badness()),
+            _ => by_group.clone().max_by_key(|g| g.state.badness()),
+        };
+        let group = port.group;
+        let Some(worst) = worst else {
+            let state = AccessState::ActiveNonOptimized;
+            let doubt = format!(
+                "group {group}, which page 83h tells for this port, is not among the {} groups of REPORT \
+                 TARGET PORT GROUPS: the path is used as if it were not optimized",
+                groups.len()
+            );
+            return (Access { state, preferred: false, group }, Some(doubt));
+        };
+        let preferred = worst.preferred && (count < 2 || by_group.clone().all(|g| g.preferred));
+        let access = Access { state: worst.state, preferred, group: worst.group };
+        let doubt = match count {
+            0 => Some(format!(
+                "group {group}, which page 83h tells for this port, is not listed; the port itself is, in \
+                 group {}, which counts",
+                worst.group
+            )),
+            1 => None,
+            _ if by_group.clone().all(|g| g.state == worst.state) => None,
+            _ => Some(format!(
+                "group {group} is listed {count} times with different states: the worst one counts ({})",
+                worst.state
+            )),
+        };
+        let unknown = match worst.state {
+            AccessState::Unknown(_) => Some(format!(
+                "group {group} is in {}, which no standard names: the path is the last choice",
+                worst.state
+            )),
+            _ => None,
+        };
+        (access, doubt.or(unknown))
     }
 }
 
@@ -76,6 +184,49 @@ mod tests {
         tiers.set(a, None);
         assert_eq!(tiers.best(all), PathSet::only(a).with(c));
         assert_eq!(tiers.best(PathSet::EMPTY), PathSet::EMPTY);
+    }
+
+    fn listed(group: u16, state: AccessState, preferred: bool, ports: &[u16]) -> PortGroup {
+        PortGroup { group, state, preferred, supported: 0x0f, status: 0, ports: ports.to_vec() }
+    }
+
+    fn reading(groups: Vec<PortGroup>) -> Reading {
+        let port = Port { group: 7, relative: Some(3) };
+        Reading::of(port, &PortGroups { transition_secs: Some(0), groups, available: 0 })
+    }
+
+    #[test]
+    fn a_path_finds_its_own_group() {
+        let others = listed(6, AccessState::Standby, true, &[1, 2]);
+        let r = reading(vec![others.clone(), listed(7, AccessState::LbaDependent, true, &[3])]);
+        let access = Access { state: AccessState::LbaDependent, preferred: true, group: 7 };
+        assert_eq!(r, Reading { access, doubt: None, transition: None }, "0 s is not told");
+        let groups = vec![others, listed(7, AccessState::Standby, false, &[])];
+        let all = PortGroups { transition_secs: Some(9), groups, available: 0 };
+        let r = Reading::of(Port { group: 7, relative: None }, &all);
+        assert_eq!(r.transition, Some(Duration::from_secs(9)));
+        assert_eq!(r.access.service(), Service::StandsBy);
+    }
+
+    #[test]
+    fn groups_that_make_no_sense_are_said_and_safe() {
+        let (good, bad) = (AccessState::ActiveOptimized, AccessState::Unavailable);
+        let twice = reading(vec![listed(7, bad, false, &[3]), listed(7, good, true, &[3])]);
+        assert_eq!((twice.access.state, twice.access.preferred), (bad, false));
+        assert!(twice.doubt.unwrap().contains("listed 2 times"));
+        let same = reading(vec![listed(7, good, true, &[3]), listed(7, good, true, &[4])]);
+        assert_eq!((same.access.preferred, same.doubt), (true, None));
+        let moved = reading(vec![listed(8, bad, false, &[3]), listed(9, good, false, &[4])]);
+        assert_eq!((moved.access.state, moved.access.group), (bad, 8));
+        assert!(moved.doubt.unwrap().contains("in group 8"));
+        let missing = reading(vec![listed(8, bad, true, &[1])]);
+        let used = Access { state: AccessState::ActiveNonOptimized, preferred: false, group: 7 };
+        assert_eq!((missing.access, missing.access.service()), (used, Service::Serves));
+        assert!(missing.doubt.unwrap().contains("not among the 1 groups"));
+        assert!(reading(Vec::new()).doubt.unwrap().contains("the 0 groups"));
+        let odd = reading(vec![listed(7, AccessState::Unknown(9), false, &[3])]);
+        assert_eq!(odd.access.service(), Service::Serves);
+        assert!(odd.doubt.unwrap().contains("state 0x9"));
     }
 
     #[test]

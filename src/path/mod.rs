@@ -23,7 +23,7 @@ mod state;
 pub mod verdict;
 
 pub use crate::stats::{Ended, Op};
-pub use access::{Access, AccessState};
+pub use access::{Access, AccessState, Port, Reading, Service};
 pub use backoff::{Backoff, Failure, Reconnect};
 pub use cache::{CacheLoss, SessionId};
 pub use depth::Depth;

@@ -9,11 +9,12 @@
 //!   failed ◄───────────────┘ mismatched ──► (recheck) probing, connecting   │
 //!     ▲                                                                     │
 //!     └──────────────────────── TCP error, silence, a verdict ──────────────┘
+//! probing, active, suspect ──► standby (the storage does not serve it) ──► probing, failed
 //! every state ──► disabled (by an administrator) ──► connecting
 //! ```
 //!
 //! A path carries I/O only as `active`; `suspect` is a preference, it carries I/O when nothing is active.
-//! `standby` (asymmetric access) has its name in the interface, and no transition leads there yet.
+//! A `standby` path is asked for its access state; when that is good again, everything is read anew.
 //! Deliberately not here: who decides (volume), timers (backoff, health), what is told (events).
 
 use core::fmt;
@@ -67,11 +68,11 @@ impl State {
     pub const fn successors(self) -> &'static [State] {
         match self {
             Connecting => &[Probing, Failed, Disabled],
-            Probing => &[Active, Failed, Disabled, Mismatched],
+            Probing => &[Active, Standby, Failed, Disabled, Mismatched],
             // Identity in question: back to probing before any further I/O.
-            Active => &[Probing, Suspect, Failed, Disabled],
-            Standby => &[],
-            Suspect => &[Probing, Active, Failed, Disabled],
+            Active => &[Probing, Standby, Suspect, Failed, Disabled],
+            Standby => &[Probing, Failed, Disabled],
+            Suspect => &[Probing, Active, Standby, Failed, Disabled],
             Failed => &[Connecting, Disabled],
             Disabled => &[Connecting],
             // Its session may have been kept (recheck: probing), ended (connecting) or lost (failed).
@@ -109,10 +110,10 @@ mod tests {
     const TABLE: [&str; 8] = [
         //cpaSsfdm
         ".x...xx.", // connecting
-        "..x..xxx", // probing
-        ".x..xxx.", // active
-        "........", // standby
-        ".xx..xx.", // suspect
+        "..xx.xxx", // probing
+        ".x.xxxx.", // active
+        ".x...xx.", // standby
+        ".xxx.xx.", // suspect
         "x.....x.", // failed
         "x.......", // disabled
         "xx...xx.", // mismatched
@@ -138,9 +139,9 @@ mod tests {
     }
 
     #[test]
-    fn every_state_but_standby_has_a_way_to_active_and_to_disabled() {
+    fn every_state_has_a_way_to_active_and_to_disabled() {
         for goal in [Active, Disabled] {
-            for start in State::ALL.into_iter().filter(|s| *s != Standby) {
+            for start in State::ALL {
                 let (mut seen, mut todo) = (vec![start], vec![start]);
                 while let Some(state) = todo.pop() {
                     for next in state.successors() {

@@ -30,6 +30,8 @@ pub struct PathSnapshot {
     pub weight: u32,
     /// What the storage says about it; `None` without ALUA.
     pub access: Option<Access>,
+    /// Whether that is known: the path has been asked.
+    pub access_known: bool,
     /// Administratively preferred.
     pub preferred: bool,
     /// Counters and latency.
@@ -349,6 +351,7 @@ impl Volume {
             reason: self.engine.reason(link.index).to_owned(),
             weight: self.engine.info(link.index).weight,
             access: self.engine.access(link.index),
+            access_known: link.alua.known,
             preferred: self.engine.info(link.index).preferred,
             stats: self.engine.stats(link.index).clone(),
             in_flight: self.engine.in_flight(link.index),

@@ -2,7 +2,7 @@
 
 use super::request::{self, Flight, PartId, PartVerb, Verb};
 use super::table::Key;
-use super::{Level, Volume, abandon, content, fencing, flush, health, link, probing};
+use super::{Level, Volume, abandon, alua, content, fencing, flush, health, link, probing};
 use crate::base::{Duration, Instant, Payload};
 use crate::path::planted::{Bug, planted};
 use crate::path::verdict::{
@@ -234,11 +234,16 @@ pub(super) fn act(
     }
     if fails {
         link::fail(v, now, path, &format!("the target answered {outcome}"));
+    } else if actions.contains(Actions::STANDBY.with(Actions::RTPG)) {
+        alua::refused(v, now, path, outcome);
     } else if actions.contains(Actions::STANDBY) {
         // Its session stays: what is in flight ends as it ends, and TEST UNIT READY tells when it is back.
         probing::recheck(v, now, path, &format!("not usable now: the target answered {outcome}"));
     } else if actions.intersects(rereads) {
         probing::recheck(v, now, path, &format!("the target reported {outcome}"));
+    }
+    if actions.contains(Actions::RTPG) && !actions.contains(Actions::STANDBY) {
+        alua::ask_all(v, now);
     }
     if actions.contains(Actions::ALARM) {
         v.notice(now, Level::Warn, Some(path), "target reports", &outcome.to_string());

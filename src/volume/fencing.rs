@@ -300,6 +300,7 @@ pub(super) fn abort_all_on(v: &mut Volume, now: Instant, target: &str, except: O
         if let Phase::Probing(probing) = &v.links[path.get()].phase {
             tags.extend(probing.asked());
         }
+        tags.extend(v.links[path.get()].alua.tag());
         let Some(session) = v.links[path.get()].session() else { continue };
         for tag in tags {
             session.abort(now, tag);

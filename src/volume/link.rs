@@ -8,6 +8,8 @@
 //! A new socket is asked for only when the driver has let go of the old one, so that two sessions of one
 //! nexus never stand side by side on our side (RFC 7143 section 4.4.3).
 
+use super::alua::{self, Standing};
+use super::explicit;
 use super::idle::{self, Check};
 use super::nexus::{self, Recorded};
 use super::probing::{self, Probing};
@@ -126,6 +128,8 @@ pub(super) struct Link {
     pub(super) check: Check,
     /// The last failure is one that only a change of configuration cures.
     pub(super) misconfigured: bool,
+    /// How the storage serves it.
+    pub(super) alua: Standing,
 }
 
 /// Token of a probe's command: no part has it, since no table slot is that high.
@@ -175,6 +179,7 @@ impl Link {
             overdue: 0,
             check: Check::NONE,
             misconfigured: false,
+            alua: Standing::default(),
             spec,
         }
     }
@@ -494,6 +499,7 @@ pub(super) fn give_up(v: &mut Volume, now: Instant, path: PathIndex, then: Then)
     if let Some(session) = link.session_ref() {
         link.heard = session.last_received();
     }
+    v.links[path.get()].alua.session_ended();
     flush::session_ended(v, path);
     v.actions.push_back(Action::GiveUp(path));
     fencing::session_ended(v, path);
@@ -548,6 +554,18 @@ fn event_(v: &mut Volume, now: Instant, path: PathIndex, event: Event) {
         }
         Event::Done { token: content::REFERENCE, tag, completion } => {
             content::reference_answered(v, now, path, Some((tag, completion)));
+        }
+        Event::Done { token: alua::ACCESS, tag, completion } => {
+            alua::answered(v, now, path, tag, completion);
+        }
+        Event::Lost { token: alua::ACCESS, .. } | Event::Aborted { token: alua::ACCESS, .. } => {
+            alua::interrupted(v, now, path);
+        }
+        Event::Done { token: explicit::SET, completion, .. } => {
+            explicit::answered(v, now, path, Some(completion));
+        }
+        Event::Lost { token: explicit::SET, .. } | Event::Aborted { token: explicit::SET, .. } => {
+            explicit::answered(v, now, path, None);
         }
         Event::Done { token, completion, .. } => complete::done(v, now, path, token, completion),
         Event::Lost { token: content::REFERENCE, .. }
@@ -607,7 +625,7 @@ fn leave(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
     if !matches!(v.links[path.get()].phase, Phase::Up) {
         return;
     }
-    let then = match v.engine.state(path).carries_io() {
+    let then = match v.engine.state(path) != State::Disabled {
         true => {
             v.engine.transition(now, path, State::Probing, why);
             Then::Reconnect

@@ -21,6 +21,7 @@
 
 mod abandon;
 pub mod admin;
+mod alua;
 mod block_ops;
 mod census;
 mod check;
@@ -29,6 +30,7 @@ mod complete;
 mod content;
 mod dispatch;
 pub mod doubts;
+mod explicit;
 pub mod fence_command;
 mod fencing;
 mod flush;
@@ -207,6 +209,10 @@ pub struct Volume {
     payload_held: u64,
     blocked: VecDeque<ClientId>,
     no_path_reported: bool,
+    /// Some path's storage takes SET TARGET PORT GROUPS.
+    explicit: bool,
+    /// Since when no usable path is optimized, where it does.
+    slow_since: Option<Instant>,
     /// Something became possible in this turn after its time had passed: once more.
     again: bool,
     /// Clients with events that were not asked for.
@@ -297,6 +303,8 @@ impl Volume {
             payload_held: 0,
             blocked: VecDeque::new(),
             no_path_reported: false,
+            explicit: false,
+            slow_since: None,
             again: false,
             attention: Vec::with_capacity(16),
             next_tick: Instant::ZERO,
@@ -418,6 +426,7 @@ impl Volume {
         link::timeouts(self, now);
         health::timeouts(self, now);
         hedge::timeouts(self, now);
+        alua::timeouts(self, now);
         clients::timeouts(self, now);
         dispatch::delayed(self, now);
         if now >= self.next_tick {
@@ -456,6 +465,7 @@ impl Volume {
             dispatch::run(self, now);
             self.check_drain(now);
             if !self.again {
+                explicit::watch(self, now);
                 break;
             }
         }
@@ -513,6 +523,7 @@ impl Volume {
             }
         }
         next = next.min(health::deadline(self)).min(hedge::deadline(self));
+        next = next.min(alua::deadline(self));
         next = next.min(self.engine.failback_deadline().unwrap_or(Instant::MAX));
         for (_, client) in self.clients.iter() {
             next = next.min(client.connection.poll_deadline().unwrap_or(Instant::MAX));

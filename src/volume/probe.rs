@@ -7,14 +7,18 @@
 //! questions the identity starts it over; a changed LUN list is acknowledged by REPORT LUNS.
 //!
 //! Everything is bounded: answers in size, attentions and commands in number, waiting in time.
-//! [`ReportLuns`] does the same for the LUN list of a target.
+//! [`ReportLuns`] does the same for the LUN list of a target, [`AskAccess`] for asymmetric access.
 //!
-//! Deliberately not here: what the findings mean (`path::identity`), the content probe, and asymmetric
-//! access (a unit in standby ends the probe with [`ProbeError::Standby`], to be tried again).
+//! A unit in standby answers some commands and refuses others: the probe reads what it can get and ends well
+//! if that was everything ([`Probe::not_served`]), else with [`ProbeError::Standby`] and [`Probe::facts`].
+//!
+//! Deliberately not here: what the findings mean (`path::identity`, `path::access`), the content probe.
 
+mod access;
 mod report_luns;
 mod tries;
 
+pub use access::{AskAccess, Heard as HeardAccess};
 pub use report_luns::ReportLuns;
 
 use crate::base::Duration;
@@ -174,6 +178,17 @@ pub struct Probe {
     tries: Tries,
     heard: Heard,
     result: Option<Result<Box<LogicalUnit>, ProbeError>>,
+    not_served: Option<Sense>,
+    facts: Option<Facts>,
+}
+
+/// What a unit says of its asymmetric access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// TPGS: 0 no asymmetric access, 1 implicit, 2 explicit, 3 both.
+    pub tpgs: u8,
+    /// How its port is called.
+    pub port: vpd::PortIdentity,
 }
 
 impl Probe {
@@ -186,7 +201,21 @@ impl Probe {
             tries: Tries::default(),
             heard: Heard::default(),
             result: None,
+            not_served: None,
+            facts: None,
         }
+    }
+
+    /// The unit said last that it does not serve I/O over this port now.
+    #[must_use]
+    pub fn not_served(&self) -> Option<Sense> {
+        self.not_served
+    }
+
+    /// What the unit says of its asymmetric access, once it has been asked.
+    #[must_use]
+    pub fn facts(&self) -> Option<Facts> {
+        self.facts
     }
 
     /// What unit attentions and deferred errors said meanwhile: above all [`Actions::CACHE_LOST`],
@@ -241,6 +270,7 @@ impl Probe {
                 Ok(())
             }
             Next::Refused => self.take_refusal(what, outcome),
+            Next::Fail(ProbeError::Standby(sense)) => self.go_on_without(sense),
             Next::Fail(error) => match self.stage {
                 // Without mode pages the worst is assumed; that is no reason to do without the unit.
                 Stage::Mode(_) if matches!(error, ProbeError::Command { .. }) => self.finish(),
@@ -250,6 +280,24 @@ impl Probe {
         if let Err(error) = result {
             self.stage = Stage::Finished;
             self.result = Some(Err(error));
+        }
+    }
+
+    /// The target port does not serve this command now: perhaps it does the next one.
+    fn go_on_without(&mut self, sense: Sense) -> Result<(), ProbeError> {
+        self.not_served = Some(sense);
+        match self.stage {
+            Stage::TestUnitReady => {
+                self.stage = Stage::Inquiry { allocation: inquiry::FIRST_ALLOCATION };
+                Ok(())
+            }
+            Stage::Page { index, .. } => {
+                self.next_page(index);
+                Ok(())
+            }
+            // Without mode pages the worst is assumed.
+            Stage::Mode(_) => self.finish(),
+            _ => Err(ProbeError::Standby(sense)),
         }
     }
 
@@ -384,6 +432,11 @@ impl Probe {
             Some((index, _)) => Stage::Page { index, allocation: VPD_ALLOCATION },
             None => Stage::Capacity16,
         };
+        if self.stage == Stage::Capacity16 {
+            let tpgs = self.heard.inquiry.as_ref().map_or(0, |inquiry| inquiry.tpgs);
+            let port = vpd::PortIdentity::find(&self.heard.designators);
+            self.facts = Some(Facts { tpgs, port });
+        }
     }
 
     fn use_mode(&mut self, attempt: ModeTry, data: &[u8]) -> Result<(), ProbeError> {
@@ -432,6 +485,7 @@ impl Probe {
 
     fn start_over(&mut self) {
         self.heard = Heard::default();
+        (self.not_served, self.facts) = (None, None);
         self.stage = Stage::TestUnitReady;
     }
 

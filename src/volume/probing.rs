@@ -1,13 +1,14 @@
 //! A link that reads what its unit is, before it carries I/O and whenever that is in question.
 
 use super::link::{self, Link, PROBE, Phase, Retry, Then, where_};
-use super::probe::{self, Probe};
-use super::{Action, Level, Volume, clients, content, flush, health, transfer};
+use super::probe::{self, Facts, Probe};
+use super::{Action, Level, Volume, alua, clients, content, flush, health, transfer};
 use crate::base::{Duration, Instant};
 use crate::path::identity::LogicalUnit;
-use crate::path::verdict::{Actions, Outcome};
+use crate::path::verdict::{Actions, CommandKind, Context, Outcome, verdict};
 use crate::path::{PathIndex, PathSet, State};
 use crate::session::{Command, Completion, Direction, TaskTag};
+use crate::wire::scsi::Sense;
 use std::sync::Arc;
 
 /// A unit that was not the device's is looked at again this often.
@@ -21,6 +22,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) enum Asking {
     /// What the unit is.
     Unit(Box<Probe>),
+    /// How the storage serves it; the unit, as far as it could be read, and why not all of it.
+    Access { found: Option<Box<LogicalUnit>>, not_served: Option<Sense> },
     /// Whether it shows what the other paths show.
     Content(Box<content::Comparing>),
 }
@@ -48,7 +51,7 @@ impl Probing {
     pub(super) fn comparing(&mut self) -> Option<&mut content::Comparing> {
         match &mut self.asking {
             Asking::Content(comparing) => Some(comparing),
-            Asking::Unit(_) => None,
+            Asking::Unit(_) | Asking::Access { .. } => None,
         }
     }
 
@@ -119,7 +122,11 @@ pub(super) fn answered(
         return;
     }
     let Asking::Unit(probe) = &mut probing.asking else {
-        content::answered(v, now, path, completion);
+        if questions_access(&completion) {
+            begin(v, now, path);
+        } else {
+            content::answered(v, now, path, completion);
+        }
         return;
     };
     let Completion { response, status, sense, data, .. } = completion;
@@ -127,6 +134,14 @@ pub(super) fn answered(
     let outcome = Outcome::new(response, status, sense.as_deref(), false);
     probe.handle(&outcome, &data.to_vec());
     step(v, now, path);
+}
+
+/// Whether a read of its content was answered with news about the path's access.
+fn questions_access(completion: &Completion) -> bool {
+    let Completion { response, status, sense, .. } = completion;
+    let outcome = Outcome::new(*response, *status, sense.as_deref(), false);
+    let decision = verdict(&outcome, Context::first(CommandKind::Read, true));
+    decision.actions.contains(Actions::RTPG)
 }
 
 /// The probe's command was ended by task management: from the beginning. (Of a session that ends, nothing
@@ -147,9 +162,11 @@ fn step(v: &mut Volume, now: Instant, path: PathIndex) {
         probing.resume = Some(now + WINDOW_WAIT);
         return;
     }
-    let Asking::Unit(probe) = &mut probing.asking else {
-        content::step(v, now, path);
-        return;
+    let probe = match &mut probing.asking {
+        Asking::Unit(probe) => probe,
+        Asking::Content(_) => return content::step(v, now, path),
+        // The question has its own way.
+        Asking::Access { .. } => return,
     };
     match probe.next() {
         probe::Step::Command { lun, cdb, read_len } => {
@@ -163,6 +180,8 @@ fn step(v: &mut Volume, now: Instant, path: PathIndex) {
         }
         probe::Step::Ready(unit) => {
             let found = probe.attentions();
+            let not_served = probe.not_served();
+            let facts = Facts { tpgs: unit.tpgs(), port: unit.port() };
             let relogin = !link.rechecking;
             if found.contains(Actions::EARLIER_LOST) {
                 v.shared.set_earlier_lost();
@@ -170,7 +189,11 @@ fn step(v: &mut Volume, now: Instant, path: PathIndex) {
             if found.contains(Actions::CACHE_LOST) {
                 flush::cache_lost(v, now, path, relogin);
             }
-            admit(v, now, path, *unit);
+            ask_access(v, now, path, facts, Some(unit), not_served);
+        }
+        probe::Step::Failed(probe::ProbeError::Standby(sense)) if probe.facts().is_some() => {
+            let facts = probe.facts().expect("just seen");
+            ask_access(v, now, path, facts, None, Some(sense));
         }
         probe::Step::Failed(error) => {
             // The number in the address of a single-level LUN, as administrators write it.
@@ -184,6 +207,47 @@ fn step(v: &mut Volume, now: Instant, path: PathIndex) {
             link::end(v, now, path, &why, retry);
             v.links[path.get()].misconfigured |= wrong;
         }
+    }
+}
+
+/// What the unit is has been read as far as possible: how is it served over this path?
+fn ask_access(
+    v: &mut Volume,
+    now: Instant,
+    path: PathIndex,
+    facts: Facts,
+    found: Option<Box<LogicalUnit>>,
+    not_served: Option<Sense>,
+) {
+    let Phase::Probing(probing) = &mut v.links[path.get()].phase else {
+        unreachable!("a unit is known out of its probe");
+    };
+    probing.asking = Asking::Access { found, not_served };
+    if !alua::identified(v, now, path, facts) {
+        alua::without(v, now, path);
+    }
+}
+
+/// What stood against serving the path when its unit was read.
+pub(super) fn not_served(v: &Volume, path: PathIndex) -> Option<Sense> {
+    match &v.links[path.get()].phase {
+        Phase::Probing(probing) => match &probing.asking {
+            Asking::Access { not_served, .. } => *not_served,
+            Asking::Unit(_) | Asking::Content(_) => None,
+        },
+        _ => None,
+    }
+}
+
+/// The storage serves the path: it goes on to service.
+pub(super) fn access_known(v: &mut Volume, now: Instant, path: PathIndex) {
+    let Phase::Probing(probing) = &mut v.links[path.get()].phase else { return };
+    let Asking::Access { found, .. } = &mut probing.asking else { return };
+    let found = found.take().expect("a unit that is served can be read");
+    if probing.again {
+        begin(v, now, path);
+    } else {
+        admit(v, now, path, *found);
     }
 }
 

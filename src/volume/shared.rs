@@ -1,6 +1,7 @@
 //! What the lanes of one device share: taken ranges, flush marks, what the unit was found to be and what
 //! it has refused. Everything here is rare or one short critical section per write.
 
+use super::explicit::Turn;
 use super::nexus::{Inheritance, NexusRecord};
 use super::resets::Resets;
 use super::watch::Watch;
@@ -70,6 +71,8 @@ pub struct Shared {
     cache_watch: AtomicBool,
     /// Up to which acknowledged write each path was covered by a good FLUSH, its own or its mirror's.
     covered: [AtomicU64; PATHS_PER_DEVICE_MAX],
+    /// Whose turn it is to change access states.
+    access_turn: Mutex<Turn>,
     /// LOGICAL UNIT RESETs of ours by the paths that they reach.
     resets_sent: [AtomicU64; PATHS_PER_DEVICE_MAX],
 }
@@ -99,6 +102,7 @@ impl Shared {
             cache_loss: Mutex::default(),
             cache_watch: AtomicBool::new(false),
             covered: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
+            access_turn: Mutex::default(),
             resets_sent: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
         }
     }
@@ -173,6 +177,11 @@ impl Shared {
     /// Who sends LOGICAL UNIT RESET to which unit.
     pub fn resets(&self) -> MutexGuard<'_, Resets> {
         self.resets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at whose turn it is to change access states, or changes it.
+    pub(super) fn access_turn<T>(&self, f: impl FnOnce(&mut Turn) -> T) -> T {
+        f(&mut self.access_turn.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Moves what the ledger has decided to where its lanes find it, and names the lanes.

@@ -85,7 +85,9 @@ fn path(path: &PathSnapshot) -> PathStatus {
         lun: values::lun_number(path.lun),
         state: path_state(path.state),
         reason: reason(path),
-        alua: path.access.map(|access| access.state.to_string()),
+        alua: path.access_known.then(|| {
+            path.access.map_or_else(|| "none".to_owned(), |access| access.state.to_string())
+        }),
         group: group(path),
         weight: path.weight,
         in_flight: u64::from(path.in_flight),

@@ -324,7 +324,7 @@ impl Engine {
         (entry.state, entry.since) = (to, now);
         why.clone_into(&mut entry.reason);
         entry.retry_at = None;
-        if to == State::Active {
+        if matches!(to, State::Active | State::Standby) {
             entry.backoff.up(now);
         }
         if to == State::Connecting {

@@ -95,6 +95,12 @@ impl Actions {
         self.0 == 0
     }
 
+    /// Those that are not in `other`.
+    #[must_use]
+    pub const fn without(self, other: Actions) -> Actions {
+        Actions(self.0 & !other.0)
+    }
+
     /// Both.
     #[must_use]
     pub const fn with(self, other: Actions) -> Actions {

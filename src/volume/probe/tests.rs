@@ -4,7 +4,10 @@
 
 use super::*;
 use crate::limits::LUNS_PER_TARGET_MAX;
-use crate::wire::scsi::{Caching, Emit, Provisioning, ReportedLuns, SenseKey, Status, vpd};
+use crate::wire::scsi::{
+    AccessState, Caching, Emit, PortGroup, PortGroups, Provisioning, ReportedLuns, SenseKey,
+    Status, vpd,
+};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -294,12 +297,93 @@ fn becoming_ready() {
     assert_eq!(text, expected);
 }
 
-/// SPC-4, Standby: not dead, and no unit yet.
+/// SPC-4, Standby and Transitioning: not dead. What can be read is read; the rest is no failure either.
 #[test]
 fn standby() {
-    let mut unit = Unit::usual();
-    unit.ready = sense(SenseKey::NotReady, 0x04, 0x0b);
-    assert!(matches!(unit.error(), ProbeError::Standby(_)));
+    for ascq in [0x0a, 0x0b, 0x0c] {
+        let mut unit = Unit::usual();
+        unit.inquiry[5] = 0x10;
+        unit.ready = sense(SenseKey::NotReady, 0x04, ascq);
+        let port = vpd::Designator::new(
+            vpd::Association::TargetPort,
+            vpd::DesignatorKind::PortGroup,
+            1,
+            &[0, 0, 1, 2],
+        );
+        unit.pages.insert(0x83, good(vpd::page(0x83, &vpd::identification(&[port]))));
+        let mut probe = Probe::new(0);
+        let run = |unit: &mut Unit, probe: &mut Probe| loop {
+            match probe.next() {
+                Step::Command { cdb, read_len, .. } => {
+                    let (outcome, data) = unit.answer(&cdb, read_len);
+                    probe.handle(&outcome, &data);
+                }
+                Step::Wait(time) => panic!("waits {time:?}"),
+                Step::Ready(_) => return None,
+                Step::Failed(error) => return Some(error),
+            }
+        };
+        assert_eq!(run(&mut unit, &mut probe), None);
+        assert_eq!(probe.not_served().map(|s| s.ascq), Some(ascq));
+        unit.capacity_16 = (sense(SenseKey::NotReady, 0x04, ascq), Vec::new());
+        let mut probe = Probe::new(0);
+        assert!(matches!(run(&mut unit, &mut probe), Some(ProbeError::Standby(_))));
+        let facts = probe.facts().unwrap();
+        assert_eq!((facts.tpgs, facts.port.group), (1, Some(0x0102)));
+    }
+}
+
+/// SPC-4, REPORT TARGET PORT GROUPS: refused with the extended header, too long for the first try, and a list
+/// that is never long enough.
+#[test]
+fn port_groups_are_read_whole() {
+    let group = |ports: Vec<u16>| PortGroup {
+        group: 1,
+        state: AccessState::Standby,
+        preferred: false,
+        supported: 0,
+        status: 0,
+        ports,
+    };
+    let all: Vec<PortGroup> = (0..3).map(|_| group((0..200).collect())).collect();
+    let whole = PortGroups { transition_secs: None, groups: all, available: 0 }.to_vec();
+    let mut asked = Vec::new();
+    let mut ask = AskAccess::new(0, true, true);
+    let heard = loop {
+        match ask.next() {
+            Step::Command { cdb, read_len, .. } => {
+                let cdb = Cdb::parse(&cdb).unwrap();
+                asked.push(cdb);
+                let (outcome, mut data) = match cdb {
+                    Cdb::TestUnitReady => (sense(SenseKey::NotReady, 0x04, 0x0b), Vec::new()),
+                    Cdb::ReportTargetPortGroups { extended: true, .. } => refused(0x24),
+                    _ => good(whole.clone()),
+                };
+                data.truncate(read_len as usize);
+                ask.handle(&outcome, &data);
+            }
+            Step::Ready(heard) => break heard,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((asked.len(), heard.cut), (4, false));
+    assert_eq!(heard.not_served.map(|s| s.ascq), Some(0x0b));
+    assert_eq!(heard.groups.unwrap().groups.len(), 3);
+
+    let (mut ask, mut commands) = (AskAccess::new(0, false, true), 0);
+    let heard = loop {
+        match ask.next() {
+            Step::Command { read_len, .. } => {
+                commands += 1;
+                let mut data = vec![0; read_len as usize];
+                data[..4].copy_from_slice(&(read_len * 2).to_be_bytes());
+                ask.handle(&Outcome::GOOD, &data);
+            }
+            Step::Ready(heard) => break heard,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(heard.cut && commands <= 8, "{commands}");
 }
 
 /// SPC-4: both ways of saying that there is no such LUN.

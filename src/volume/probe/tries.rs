@@ -91,6 +91,10 @@ impl Tries {
                 self.retries = self.retries.saturating_add(1);
                 Next::Again
             }
+            // A transition: whoever asked waits for its end, and not only by this command.
+            Verdict::RetryHereLater(_) if decision.actions.contains(Actions::RTPG) => {
+                Next::Fail(ProbeError::Standby(sense.expect("transitions are told by sense data")))
+            }
             Verdict::RetryHereLater(delay) => {
                 self.waited = self.waited.saturating_add(delay);
                 self.wait = Some(delay);

@@ -11,6 +11,7 @@
 //! | `history` | judges what clients saw, knowing nothing of the product |
 
 mod admin;
+mod alua;
 mod answers;
 mod blocks;
 mod chaos;

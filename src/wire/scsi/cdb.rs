@@ -49,11 +49,14 @@ pub mod op {
     pub const REPORT_LUNS: u8 = 0xa0;
     /// MAINTENANCE IN: REPORT TARGET PORT GROUPS.
     pub const MAINTENANCE_IN: u8 = 0xa3;
+    /// MAINTENANCE OUT: SET TARGET PORT GROUPS.
+    pub const MAINTENANCE_OUT: u8 = 0xa4;
 }
 
 const SA_READ_CAPACITY_16: u8 = 0x10;
 const SA_GET_LBA_STATUS: u8 = 0x12;
-const SA_REPORT_TARGET_PORT_GROUPS: u8 = 0x0a;
+/// REPORT TARGET PORT GROUPS in, SET TARGET PORT GROUPS out.
+const SA_TARGET_PORT_GROUPS: u8 = 0x0a;
 
 /// Which form of a command: the 10-byte one reaches LBA FFFFFFFFh and 65,535 blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -211,6 +214,11 @@ pub enum Cdb {
         /// Allocation length, bytes.
         allocation: u32,
     },
+    /// SET TARGET PORT GROUPS.
+    SetTargetPortGroups {
+        /// Parameter list length, bytes.
+        list_len: u32,
+    },
 }
 
 /// Bytes that move with a command.
@@ -309,8 +317,13 @@ impl Cdb {
             }
             Cdb::ReportTargetPortGroups { extended, allocation } => {
                 cdb[0] = op::MAINTENANCE_IN;
-                cdb[1] = flag(extended, 5) | SA_REPORT_TARGET_PORT_GROUPS;
+                cdb[1] = flag(extended, 5) | SA_TARGET_PORT_GROUPS;
                 put32(&mut cdb, 6, allocation);
+            }
+            Cdb::SetTargetPortGroups { list_len } => {
+                cdb[0] = op::MAINTENANCE_OUT;
+                cdb[1] = SA_TARGET_PORT_GROUPS;
+                put32(&mut cdb, 6, list_len);
             }
         }
         cdb
@@ -364,6 +377,7 @@ impl Cdb {
             Cdb::Write(t) => Data::Out(bytes(t.blocks)),
             Cdb::CompareAndWrite(t) => Data::Out(2 * bytes(t.blocks)),
             Cdb::Unmap { list_len, .. } => Data::Out(list_len.into()),
+            Cdb::SetTargetPortGroups { list_len } => Data::Out(list_len.into()),
             Cdb::WriteSame { ndob: true, .. } => Data::None,
             Cdb::WriteSame { .. } => Data::Out(block_size.into()),
         }
@@ -386,7 +400,8 @@ impl Cdb {
             | Cdb::Read(_)
             | Cdb::SynchronizeCache { .. }
             | Cdb::GetLbaStatus { .. }
-            | Cdb::ReportTargetPortGroups { .. } => false,
+            | Cdb::ReportTargetPortGroups { .. }
+            | Cdb::SetTargetPortGroups { .. } => false,
         }
     }
 
@@ -417,6 +432,10 @@ impl Cdb {
             op::UNMAP => Cdb::Unmap { anchor: bit(cdb, 1, 0), list_len: be16(cdb, 7) },
             op::WRITE_SAME_10 | op::WRITE_SAME_16 => parse_write_same(cdb),
             op::MAINTENANCE_IN => parse_maintenance_in(cdb)?,
+            op::MAINTENANCE_OUT if cdb[1] & 0x1f == SA_TARGET_PORT_GROUPS => {
+                Cdb::SetTargetPortGroups { list_len: be32(cdb, 6) }
+            }
+            op::MAINTENANCE_OUT => return Err(CdbError::Field { byte: 1 }),
             other => return Err(CdbError::Opcode(other)),
         };
         Ok(parsed)
@@ -515,10 +534,10 @@ fn parse_service_action_in(cdb: &[u8; 16]) -> Result<Cdb, CdbError> {
 fn parse_maintenance_in(cdb: &[u8; 16]) -> Result<Cdb, CdbError> {
     let allocation = be32(cdb, 6);
     match (cdb[1] & 0x1f, cdb[1] >> 5) {
-        (SA_REPORT_TARGET_PORT_GROUPS, 0) => {
+        (SA_TARGET_PORT_GROUPS, 0) => {
             Ok(Cdb::ReportTargetPortGroups { extended: false, allocation })
         }
-        (SA_REPORT_TARGET_PORT_GROUPS, 1) => {
+        (SA_TARGET_PORT_GROUPS, 1) => {
             Ok(Cdb::ReportTargetPortGroups { extended: true, allocation })
         }
         _ => Err(CdbError::Field { byte: 1 }),

@@ -1,4 +1,4 @@
-//! REPORT TARGET PORT GROUPS parameter data (SPC-4): which ports are how good for a logical unit.
+//! REPORT and SET TARGET PORT GROUPS parameter data (SPC-4): which ports are how good for a logical unit.
 
 use crate::wire::scsi::field::{be16, be32, bit, flag, put16, put32, u8_at};
 use crate::wire::scsi::{Emit, ParseError, at_least};
@@ -155,6 +155,25 @@ impl PortGroups {
             .max_by_key(|g| g.state.badness())
             .map(|g| (g.state, g.preferred))
     }
+}
+
+/// SET TARGET PORT GROUPS parameter list that asks for one group to be put in this state.
+#[must_use]
+pub fn set_one(group: u16, state: AccessState) -> [u8; 8] {
+    let mut list = [0; 8];
+    list[4] = state.bits();
+    put16(&mut list, 6, group);
+    list
+}
+
+/// Groups and the states that a SET TARGET PORT GROUPS parameter list asks for; `None` when the list is cut
+/// in a descriptor or has none.
+#[must_use]
+pub fn wanted(list: &[u8]) -> Option<Vec<(u16, AccessState)>> {
+    let descriptors = list.get(4..)?;
+    let whole = !descriptors.is_empty() && descriptors.len().is_multiple_of(4);
+    let wanted = descriptors.chunks_exact(4).map(|d| (be16(d, 2), AccessState::from_bits(d[0])));
+    whole.then(|| wanted.collect())
 }
 
 impl Emit for PortGroups {

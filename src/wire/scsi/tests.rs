@@ -33,6 +33,9 @@ fn primary_commands() {
     both_ways(cdb, &[0xa0, 0, 2, 0, 0, 0, 1, 2, 3, 4, 0, 0]);
     let cdb = Cdb::ReportTargetPortGroups { extended: true, allocation: 0x1000 };
     both_ways(cdb, &[0xa3, 0x2a, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0]);
+    let cdb = Cdb::SetTargetPortGroups { list_len: 8 };
+    both_ways(cdb, &[0xa4, 0x0a, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0]);
+    assert_eq!(cdb.data(512), Data::Out(8));
 }
 
 /// SBC-3: READ, WRITE and COMPARE AND WRITE.
@@ -505,6 +508,17 @@ fn port_groups() {
 }
 
 /// SPC-4, REPORT TARGET PORT GROUPS: counts past the end, a group listed twice.
+/// SPC-4, SET TARGET PORT GROUPS: four reserved bytes, then state, reserved, group.
+#[test]
+fn port_groups_that_are_asked_for() {
+    let list = port_groups::set_one(0x0102, AccessState::Standby);
+    assert_eq!(list, [0, 0, 0, 0, 2, 0, 1, 2]);
+    assert_eq!(port_groups::wanted(&list), Some(vec![(0x0102, AccessState::Standby)]));
+    for cut in [&list[..0], &list[..4], &list[..7]] {
+        assert_eq!(port_groups::wanted(cut), None);
+    }
+}
+
 #[test]
 fn port_groups_that_lie() {
     let lying = [
@@ -670,7 +684,7 @@ fn parse_everything(data: &[u8], lba: u64) {
     let _ = (Capacity10::parse(data), Capacity16::parse(data), ReportedLuns::parse(data));
     let _ = (ModeData::parse(ModeForm::Six, data), ModeData::parse(ModeForm::Ten, data));
     assert!(lba_status::contiguous(data, lba).count() <= data.len() / 16);
-    let _ = unmap::ranges(data).map(Iterator::count);
+    let _ = (unmap::ranges(data).map(Iterator::count), port_groups::wanted(data));
     if let Ok(groups) = PortGroups::parse(data) {
         let _ = groups.state_of(1);
     }

@@ -5,6 +5,7 @@ use crate::net::Net;
 use crate::world::{World, theirs};
 use mpio::base::{Duration, Instant};
 use mpio_target::faults::{AsyncMessage, Commands, SenseCode};
+use mpio_target::wire::scsi::AccessState;
 use mpio_target::{Fault, Rule};
 
 /// A kind of fault.
@@ -37,10 +38,13 @@ enum Strike {
     Window,
     ManagementMute,
     SwapUnit,
+    /// The storage changes how it serves its nodes' ports (ALUA).
+    Access,
     /// An administrator.
     Admin,
 }
 
+/// All but [`Strike::Access`], which needs storage that has such states: [`Mischief::change_access`].
 const ALL: [Strike; 23] = [
     Strike::Silence,
     Strike::OneWay,
@@ -78,6 +82,7 @@ enum Heal {
     /// The disk goes on: what it held is executed, or forgotten.
     Disk(usize, bool),
     Enable(usize),
+    Access,
 }
 
 /// Faults of one run.
@@ -143,6 +148,11 @@ impl Mischief {
         }
     }
 
+    /// The storage has access states, and changes them.
+    pub fn change_access(&mut self) {
+        self.kinds.push(Strike::Access);
+    }
+
     /// Whether a LUN may be swapped: then the device is told which one is meant.
     #[must_use]
     pub fn swaps_units(&self) -> bool {
@@ -175,6 +185,7 @@ impl Mischief {
             w.faults(node).clear();
             mend(w, &Heal::Start(node));
         }
+        mend(w, &Heal::Access);
         for portal in 0..w.portals.len() {
             w.set_net(portal, Net::Works);
             w.stall(portal, false);
@@ -222,6 +233,22 @@ fn hit(w: &mut World, dice: &mut Dice, strike: Strike) -> Vec<Heal> {
             vec![Heal::Start(node)]
         }
         Strike::Admin => admin(w, dice, portal),
+        Strike::Access => {
+            let states = [
+                AccessState::ActiveOptimized,
+                AccessState::ActiveNonOptimized,
+                AccessState::Standby,
+                AccessState::Unavailable,
+                AccessState::Transitioning,
+            ];
+            let states = [dice.pick(&states), dice.pick(&states)];
+            w.tell(format!("access {} and {}", states[0], states[1]));
+            match dice.one_in(5) {
+                true => w.pair.access().set_silently(states),
+                false => w.pair.access().set(states),
+            }
+            vec![Heal::Access]
+        }
         Strike::Reset => {
             if let Some(target) = &mut w.nodes[node] {
                 target.reset_connections();
@@ -343,6 +370,10 @@ fn mend(w: &mut World, heal: &Heal) {
                     false => node.release(now),
                 };
             }
+        }
+        Heal::Access => {
+            let served = [AccessState::ActiveOptimized, AccessState::ActiveNonOptimized];
+            w.pair.access().set(served);
         }
         Heal::Enable(portal) => {
             let now = w.now;

@@ -72,12 +72,15 @@ impl Plan {
     #[must_use]
     pub fn new(seed: u64, bug: Option<Bug>) -> Plan {
         let mut dice = Dice::new(seed);
-        let pair = pair(&mut dice.fork(), seed);
+        let mut pair = pair(&mut dice.fork(), seed);
         let portals = portals(&mut dice.fork());
         let mut tunables = tunables(&mut dice.fork());
         let shape = shape(&mut dice.fork(), &pair);
-        let mischief = Mischief::new(&mut dice.fork());
+        let mut mischief = Mischief::new(&mut dice.fork());
         let mut rest = dice.fork();
+        if access_states(&mut dice.fork(), &mut pair) {
+            mischief.change_access();
+        }
         if bug == Some(Bug::FenceOff) {
             tunables.fence = FenceMode::Off;
         }
@@ -143,6 +146,19 @@ fn pair(dice: &mut Dice, seed: u64) -> PairConfig {
         negotiation.time2wait = dice.pick(&[2, 0, 1]);
     }
     pair
+}
+
+/// One storage in four has ALUA: implicit, explicit or both.
+fn access_states(dice: &mut Dice, pair: &mut PairConfig) -> bool {
+    let has = dice.one_in(4);
+    let by = dice.pick(&[1, 1, 2, 3]);
+    let seconds = dice.pick(&[0, 3, 10]);
+    for (node, state) in pair.nodes.iter_mut().zip([0, 1]) {
+        node.abilities.alua = has.then_some(state);
+        node.abilities.alua_by = by;
+        node.abilities.alua_transition_secs = seconds;
+    }
+    has
 }
 
 fn portals(dice: &mut Dice) -> Vec<Portal> {

@@ -299,8 +299,15 @@ pub struct Abilities {
     /// Sense in descriptor format (D_SENSE).
     pub descriptor_sense: bool,
     /// Asymmetric access: the state told by REPORT TARGET PORT GROUPS, as its code (0 optimized,
-    /// 1 non-optimized, 2 standby, 3 unavailable); `None` is no ALUA at all.
+    /// 1 non-optimized, 2 standby, 3 unavailable); `None` is no ALUA at all. It is what the pair begins
+    /// with; [`Access`](crate::Access) changes it.
     pub alua: Option<u8>,
+    /// TPGS: 1 the storage alone changes the states, 2 initiators do (SET TARGET PORT GROUPS), 3 both.
+    pub alua_by: u8,
+    /// Implicit transition time of the extended header, seconds; 0 tells none.
+    pub alua_transition_secs: u8,
+    /// Page 83h tells the target port group of the port.
+    pub alua_group_told: bool,
     /// A new nexus finds a unit attention (29/00, 29/07 when it comes back).
     pub unit_attention_at_login: bool,
 }
@@ -326,6 +333,9 @@ impl Default for Abilities {
             max_write_same: 1 << 22,
             descriptor_sense: false,
             alua: None,
+            alua_by: 1,
+            alua_transition_secs: 10,
+            alua_group_told: true,
             unit_attention_at_login: true,
         }
     }

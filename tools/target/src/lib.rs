@@ -30,6 +30,7 @@ pub mod limits;
 #[path = "../../../src/wire/mod.rs"]
 pub mod wire;
 
+pub mod access;
 mod chap;
 pub mod config;
 mod connection;
@@ -44,6 +45,7 @@ pub mod store;
 pub mod tcp;
 mod unit;
 
+pub use access::{Access, Lie};
 pub use base::{Duration, Instant};
 pub use config::{Chap, ChapAlgorithm, NodeConfig, PairConfig};
 pub use faults::{Fault, Faults, Rule};

@@ -77,6 +77,13 @@ struct Arguments {
     /// A fault of both nodes (`FAULT`) or of one (`a:FAULT`, `b:FAULT`); may be repeated.
     #[arg(long = "fault", value_name = "[a:|b:]FAULT")]
     faults: Vec<String>,
+    /// Asymmetric access states of the two nodes: `optimized,non-optimized` and the like (standby,
+    /// unavailable, transitioning, offline).
+    #[arg(long, value_name = "A,B", value_parser = access_states)]
+    alua: Option<[u8; 2]>,
+    /// Who changes the access states: implicit (the storage), explicit (initiators), both.
+    #[arg(long, default_value = "implicit", value_parser = ["implicit", "explicit", "both"], requires = "alua")]
+    alua_by: String,
     /// Seed of what faults decide by chance.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -140,6 +147,12 @@ fn config(arguments: &Arguments) -> Result<PairConfig, String> {
         node.window = arguments.window.max(1);
         node.chap = chap.clone();
         node.discovery_chap = chap.clone().filter(|_| arguments.discovery_chap);
+        node.abilities.alua = arguments.alua.map(|states| states[index]);
+        node.abilities.alua_by = match arguments.alua_by.as_str() {
+            "explicit" => 2,
+            "both" => 3,
+            _ => 1,
+        };
         let negotiation = &mut node.negotiation;
         negotiation.header_digest = digests;
         negotiation.data_digest = digests;
@@ -164,6 +177,26 @@ fn config(arguments: &Arguments) -> Result<PairConfig, String> {
         seed: arguments.seed,
         ..PairConfig::default()
     })
+}
+
+fn access_states(text: &str) -> Result<[u8; 2], String> {
+    let (a, b) = text.split_once(',').ok_or("expected two states, A,B")?;
+    Ok([access_state(a)?, access_state(b)?])
+}
+
+fn access_state(name: &str) -> Result<u8, String> {
+    match name {
+        "optimized" => Ok(0x0),
+        "non-optimized" => Ok(0x1),
+        "standby" => Ok(0x2),
+        "unavailable" => Ok(0x3),
+        "offline" => Ok(0xe),
+        "transitioning" => Ok(0xf),
+        _ => {
+            Err("expected optimized, non-optimized, standby, unavailable, offline or transitioning"
+                .to_owned())
+        }
+    }
 }
 
 fn chap(arguments: &Arguments, text: &str) -> Result<Chap, String> {

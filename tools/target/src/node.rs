@@ -44,11 +44,14 @@ pub struct Node {
     dirty: BTreeSet<ConnectionId>,
     frozen: bool,
     faults: Arc<Faults>,
+    /// The version of the access states that sessions have heard of.
+    access: u64,
 }
 
 impl Node {
     pub(crate) fn new(core: Core, faults: Arc<Faults>) -> Node {
         Node {
+            access: core.unit.access().version(),
             core,
             connections: BTreeMap::new(),
             next_id: 0,
@@ -228,6 +231,7 @@ impl Node {
 
     /// Takes changed rules over and does what follows from the change itself.
     fn take_rules(&mut self, now: Instant) {
+        self.take_access();
         if !self.core.faults.refresh() {
             return;
         }
@@ -241,6 +245,23 @@ impl Node {
             self.settle();
         }
         self.each_session(|connection, core| connection.tell_window(core));
+    }
+
+    /// Tells changed access states: 2A/06 for every session but the one that asked for the change.
+    fn take_access(&mut self) {
+        let access = self.core.unit.access();
+        let (version, by) = (access.version(), access.changed_by());
+        let before = std::mem::replace(&mut self.access, version);
+        if before == version {
+            return;
+        }
+        // With two changes since, the first one's author has missed the second.
+        let spared = by.filter(|_| version == before + 1);
+        self.each_session(|connection, _| {
+            if spared.is_none() || connection.nexus() != spared {
+                connection.attention(0x2a, 0x06);
+            }
+        });
     }
 
     fn run_held(&mut self, now: Instant, held: &Held) {

@@ -3,6 +3,7 @@
 //! A node can be made again at any time: that is a target process that was killed and started again.
 //! The medium, the journal and the rules stay.
 
+use crate::access::Access;
 use crate::config::{ConfigError, PairConfig};
 use crate::faults::{Faults, Stack};
 use crate::journal::Journal;
@@ -35,6 +36,7 @@ pub struct Pair {
     media: [Arc<Medium>; 2],
     faults: [Arc<Faults>; 2],
     counters: [Arc<Counters>; 2],
+    access: Arc<Access>,
     journal: Arc<Journal>,
 }
 
@@ -70,7 +72,9 @@ impl Pair {
                 open(&Backing::File(name.into()), "second medium")?
             }
         };
+        let access = Access::new([&config.nodes[0].abilities, &config.nodes[1].abilities]);
         Ok(Pair {
+            access: Arc::new(access),
             config,
             media: [first, second],
             faults: Default::default(),
@@ -86,7 +90,8 @@ impl Pair {
     #[must_use]
     pub fn node(&self, index: usize, seed: u64) -> Node {
         let config = Arc::new(self.config.nodes[index].clone());
-        let unit = Unit::new(&self.config, &config, index as u8, self.media[index].clone());
+        let (medium, access) = (self.media[index].clone(), self.access.clone());
+        let unit = Unit::new(&self.config, &config, index as u8, medium, access);
         let faults = self.faults[index].clone();
         let stack = Stack::new(faults.clone(), self.config.seed ^ index as u64);
         let counters = self.counters[index].clone();
@@ -109,6 +114,12 @@ impl Pair {
     #[must_use]
     pub fn store(&self, index: usize) -> &Store {
         &self.media[index].store
+    }
+
+    /// The access states of both nodes.
+    #[must_use]
+    pub fn access(&self) -> &Arc<Access> {
+        &self.access
     }
 
     /// The rules of node `index`.

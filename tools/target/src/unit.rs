@@ -5,6 +5,7 @@
 //! own over one [`Medium`]. Deliberately not here: unit attentions (they belong to a session),
 //! reservations, and everything that changes mode pages.
 
+use crate::access::{Access, Lie};
 use crate::base::Instant;
 use crate::config::{Abilities, Identity, NodeConfig, PairConfig};
 use crate::faults::{Commands, Operation};
@@ -16,7 +17,7 @@ use crate::wire::scsi::{
     AccessState, Association, BlockCharacteristics, BlockLimits, Caching, Capacity10, Capacity16,
     Cdb, Control, Designator, DesignatorKind, DeviceType, Emit, Inquiry, LbaStatus, ModeData,
     ModeForm, PortGroup, PortGroups, Provision, Provisioning, ReportedLuns, Sense, SenseKey, Width,
-    luns, mode, unmap,
+    luns, mode, port_groups, unmap,
 };
 use std::io;
 use std::sync::Arc;
@@ -62,8 +63,11 @@ pub(crate) struct Unit {
     block_size: u32,
     blocks: u64,
     target: String,
+    /// Target port groups by node: the portal groups. Of two units that only look alike each has its own.
+    groups: [Option<u16>; 2],
+    node: usize,
+    access: Arc<Access>,
     portal_group: u16,
-    relative_port: u16,
 }
 
 const LBA_OUT_OF_RANGE: Sense = Sense::new(SenseKey::IllegalRequest, 0x21, 0x00);
@@ -80,7 +84,13 @@ impl Unit {
         config: &NodeConfig,
         index: u8,
         medium: Arc<Medium>,
+        access: Arc<Access>,
     ) -> Unit {
+        let node = usize::from(index);
+        let group = |i: usize| {
+            let known = pair.mirrored || i == node;
+            known.then_some(pair.nodes[i].portal_group)
+        };
         let size = config.claimed_size.unwrap_or(pair.size);
         Unit {
             medium,
@@ -91,12 +101,18 @@ impl Unit {
             blocks: size / u64::from(pair.block_size),
             target: config.target.clone(),
             portal_group: config.portal_group,
-            relative_port: u16::from(index) + 1,
+            groups: [group(0), group(1)],
+            node,
+            access,
         }
     }
 
     pub(crate) fn store(&self) -> &Store {
         &self.medium.store
+    }
+
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
     }
 
     pub(crate) fn block_size(&self) -> u32 {
@@ -175,6 +191,7 @@ impl Unit {
             Cdb::ReportTargetPortGroups { extended, allocation } => {
                 self.port_groups(extended, allocation)
             }
+            Cdb::SetTargetPortGroups { .. } => self.set_port_groups(data, origin),
             Cdb::CompareAndWrite(_) => Answer::Check(INVALID_OPCODE),
         }
     }
@@ -195,10 +212,18 @@ impl Unit {
     }
 
     fn ready(&self) -> Answer {
-        match self.abilities.alua {
-            Some(2) => Answer::Check(Sense::new(SenseKey::NotReady, 0x04, 0x0b)),
-            Some(3) => Answer::Check(Sense::new(SenseKey::NotReady, 0x04, 0x0c)),
-            _ => Answer::Good,
+        let not_ready = |ascq| Answer::Check(Sense::new(SenseKey::NotReady, 0x04, ascq));
+        match self.access.group(self.node).map(|group| group.state) {
+            Some(AccessState::Standby) => not_ready(0x0b),
+            Some(AccessState::Unavailable | AccessState::Offline) => not_ready(0x0c),
+            Some(AccessState::Transitioning) => not_ready(0x0a),
+            Some(
+                AccessState::ActiveOptimized
+                | AccessState::ActiveNonOptimized
+                | AccessState::LbaDependent
+                | AccessState::Unknown(_),
+            )
+            | None => Answer::Good,
         }
     }
 
@@ -473,28 +498,69 @@ impl Unit {
     }
 
     fn port_groups(&self, extended: bool, allocation: u32) -> Answer {
-        let Some(state) = self.abilities.alua else { return Answer::Check(INVALID_OPCODE) };
-        let group = PortGroup {
-            preferred: state == 0,
-            state: AccessState::from_bits(state),
-            supported: 0x0f,
-            group: self.portal_group,
-            status: 2,
-            ports: [self.relative_port].into_iter().collect(),
+        if self.access.group(self.node).is_none() {
+            return Answer::Check(INVALID_OPCODE);
+        }
+        match self.access.lie_of(self.node) {
+            Some(Lie::Answer(bytes)) => return cut(bytes, allocation as usize),
+            Some(Lie::NoCommand) => return Answer::Check(INVALID_OPCODE),
+            Some(Lie::NoExtendedHeader) if extended => {
+                return Answer::Check(Sense::invalid_field_in_cdb(1));
+            }
+            Some(Lie::NoExtendedHeader) | None => {}
+        }
+        let group = |node: usize| {
+            let (number, group) = self.groups[node].zip(self.access.group(node))?;
+            Some(PortGroup {
+                preferred: group.preferred,
+                state: group.state,
+                supported: 0x0f,
+                group: number,
+                status: group.status,
+                ports: vec![relative_port(node)],
+            })
         };
         let groups = PortGroups {
-            transition_secs: extended.then_some(10),
-            groups: [group].into_iter().collect(),
+            transition_secs: extended.then_some(self.abilities.alua_transition_secs),
+            groups: [0, 1].into_iter().filter_map(group).collect(),
             available: 0,
         };
         cut(groups.to_vec(), allocation as usize)
+    }
+
+    /// SPC-4, SET TARGET PORT GROUPS: all descriptors are checked before the first one is obeyed.
+    fn set_port_groups(&self, data: &[u8], origin: &Origin) -> Answer {
+        if self.access.group(self.node).is_none() || self.abilities.alua_by & 2 == 0 {
+            return Answer::Check(INVALID_OPCODE);
+        }
+        let Some(wanted) = port_groups::wanted(data) else {
+            return Answer::Check(LIST_LENGTH_ERROR);
+        };
+        let node_of = |group: u16| self.groups.iter().position(|g| *g == Some(group));
+        for (group, state) in &wanted {
+            let settable = matches!(
+                state,
+                AccessState::ActiveOptimized
+                    | AccessState::ActiveNonOptimized
+                    | AccessState::Standby
+                    | AccessState::Unavailable
+            );
+            if node_of(*group).is_none() || !settable {
+                return Answer::Check(INVALID_PARAMETER);
+            }
+        }
+        for (group, state) in wanted {
+            let node = node_of(group).expect("checked above");
+            self.access.set_by(origin.nexus, node, state);
+        }
+        Answer::Good
     }
 
     fn standard_inquiry(&self) -> Inquiry {
         Inquiry {
             device: DeviceType::DISK,
             version: 6,
-            tpgs: u8::from(self.abilities.alua.is_some()),
+            tpgs: self.abilities.alua.map_or(0, |_| self.abilities.alua_by & 3),
             protect: false,
             command_queueing: true,
             vendor: padded(&self.identity.vendor),
@@ -549,9 +615,9 @@ impl Unit {
         }
         let port =
             |kind, set, value: &[u8]| Designator::new(Association::TargetPort, kind, set, value);
-        let relative = u32::from(self.relative_port).to_be_bytes();
+        let relative = u32::from(relative_port(self.node)).to_be_bytes();
         out.push(port(DesignatorKind::RelativePort, vpd::CODE_BINARY, &relative));
-        if self.abilities.alua.is_some() {
+        if self.abilities.alua.is_some() && self.abilities.alua_group_told {
             let group = u32::from(self.portal_group).to_be_bytes();
             out.push(port(DesignatorKind::PortGroup, vpd::CODE_BINARY, &group));
         }
@@ -585,6 +651,11 @@ impl Unit {
             ..Provisioning::default()
         }
     }
+}
+
+/// RELATIVE TARGET PORT IDENTIFIER of a node's port.
+fn relative_port(node: usize) -> u16 {
+    node as u16 + 1
 }
 
 /// Where the length stands in a CDB: what a field pointer names.

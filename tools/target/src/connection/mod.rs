@@ -264,6 +264,11 @@ impl Connection {
         self.writes.clear();
     }
 
+    /// The session's nexus, once it is logged in.
+    pub(crate) fn nexus(&self) -> Option<Nexus> {
+        self.session.as_ref().map(|session| session.nexus)
+    }
+
     /// Adds a unit attention to the session.
     pub(crate) fn attention(&mut self, asc: u8, ascq: u8) {
         if !self.attentions.contains(&(asc, ascq)) && self.attentions.len() < ATTENTIONS_MAX {

@@ -91,6 +91,8 @@ impl NodeHandle {
         let faults = pair.faults(index).clone();
         let waker = mailbox.clone();
         faults.on_change(move || waker.wake());
+        let waker = mailbox.clone();
+        pair.access().on_change(move || waker.wake());
         let thread = std::thread::Builder::new()
             .name(format!("target-{}", ['a', 'b'][index]))
             .spawn(move || portal.run())
