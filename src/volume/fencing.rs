@@ -13,7 +13,7 @@
 //!
 //! Without any of them the range is given up after `fence_timeout`, in mode `overlap` only.
 
-use super::link::{FENCE, Phase};
+use super::link::{self, FENCE, Phase};
 use super::request::{self, PartId};
 use super::resets::{UnitKey, Waiting};
 use super::spec::FenceProof;
@@ -246,7 +246,12 @@ pub(super) fn hung_units(v: &mut Volume, now: Instant) {
         }
         let since = v.shared.ledger().doubted_since(nexus(v, path));
         let patience = v.spec.tunables.command_timeout;
-        if since.is_none_or(|since| now < since + patience) {
+        let Some(since) = since.filter(|since| now >= *since + patience) else { continue };
+        if owes_data(v, path) {
+            // Other writes there may get rid of their data, or run into their own deadline.
+            if now >= since + patience * 2 {
+                give_up(v, now, path);
+            }
             continue;
         }
         if may_reset(v, now, path) {
@@ -255,6 +260,23 @@ pub(super) fn hung_units(v: &mut Volume, now: Instant) {
             v.links[index].reset_not_before = now + v.spec.tunables.management_timeout;
         }
     }
+}
+
+/// Whether a write of the unit on this session has not got rid of its data: no reset then, see
+/// [`Session::abort`](crate::session::Session::abort).
+fn owes_data(v: &Volume, path: PathIndex) -> bool {
+    let link = &v.links[path.get()];
+    link.session_ref().is_some_and(|session| session.any_data_outstanding(link.spec.lun))
+}
+
+/// A session that cannot be reset as its writes never get rid of their data: the proof comes by the next login.
+fn give_up(v: &mut Volume, now: Instant, path: PathIndex) {
+    let why = format!(
+        "writes there are in doubt, and LOGICAL UNIT RESET cannot be sent while the target waits for data of \
+         others: its connection is reset ({})",
+        link::where_(&v.links[path.get()])
+    );
+    link::fail(v, now, path, &why);
 }
 
 /// Whether a reset of the unit was answered after this command was sent.
@@ -301,9 +323,16 @@ pub(super) fn abort_all_on(v: &mut Volume, now: Instant, target: &str, except: O
             tags.extend(probing.asked());
         }
         tags.extend(v.links[path.get()].alua.tag());
-        let Some(session) = v.links[path.get()].session() else { continue };
+        let link = &mut v.links[path.get()];
+        let Some(session) = link.session() else { continue };
+        let mut silent = false;
         for tag in tags {
+            silent |= session.data_outstanding(tag);
             session.abort(now, tag);
+        }
+        if silent {
+            // What still owes data cannot be aborted: if it does not move any more, its session is given up.
+            link.cleared_at = Some(now);
         }
         v.mark_link(path);
     }
