@@ -18,7 +18,7 @@ use super::request::{self, PartId};
 use super::resets::{UnitKey, Waiting};
 use super::spec::FenceProof;
 use super::table::Key;
-use super::{Level, Volume, abandon, flush, probing};
+use super::{Level, Volume, abandon, detour, flush};
 use crate::base::Instant;
 use crate::path::planted::{Bug, planted};
 use crate::path::{Nexus, PathIndex, Proof};
@@ -67,6 +67,13 @@ fn wanted(v: &Volume, path: PathIndex) -> bool {
 pub(super) fn needed(v: &Volume, path: PathIndex) -> bool {
     let ledger = v.shared.ledger();
     ledger.needs_proof(nexus(v, path)) || inherited(v, path).is_some_and(|n| ledger.needs_proof(n))
+}
+
+/// The same, of a path that need not have logged in yet.
+pub(super) fn owed(v: &Volume, path: PathIndex) -> bool {
+    let ledger = v.shared.ledger();
+    let before = v.links[path.get()].inherited;
+    ledger.needs_proof(nexus(v, path)) || before.is_some_and(|n| ledger.needs_proof(n))
 }
 
 /// A path has logged in. Returns whether its session has to wait for a reset before anything may use it.
@@ -365,5 +372,5 @@ fn go_on(v: &mut Volume, now: Instant, path: PathIndex) {
     let (key, own) = (unit_key(v, path), nexus(v, path));
     v.shared.resets().gone(&key, own);
     v.links[path.get()].reset = None;
-    probing::begin(v, now, path);
+    detour::go_on(v, now, path);
 }
