@@ -4,7 +4,7 @@
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mpio::export::client::{Client, ClientConfig, ClientEvent};
-use mpio::lane::{Command, LaneConfig, LaneHandle};
+use mpio::lane::{Command, Io, LaneConfig, LaneHandle};
 use mpio::path::{Fence, Ledger, Policy, State};
 use mpio::volume::shared::Shared;
 use mpio::volume::spec::{DeviceSpec, Digest, PathSpec, Tunables};
@@ -42,7 +42,7 @@ impl Rig {
             buffer_memory: 64 << 20,
             lanes: 1,
         });
-        let lane = LaneHandle::spawn(LaneConfig { id: 0 }).expect("a lane starts");
+        let lane = LaneHandle::spawn(LaneConfig { id: 0, io: Io::Best }).expect("a lane starts");
         lane.send(Command::AddDevice { spec, shared });
         lane.send(Command::AddPath { device: "vm0".to_owned(), path: Box::new(path(&pair)) });
         until_active(&lane);

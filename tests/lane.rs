@@ -6,7 +6,7 @@ mod client;
 
 use client::NbdClient;
 use mpio::export::client::Op;
-use mpio::lane::{Command, LaneConfig, LaneHandle, PathAction};
+use mpio::lane::{Command, Io, LaneConfig, LaneHandle, PathAction};
 use mpio::path::{Fence, Ledger, Policy, State};
 use mpio::volume::admin::Snapshot;
 use mpio::volume::shared::Shared;
@@ -19,6 +19,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const DEVICE: &str = "vm0";
+
+/// What the lanes ask the kernel by: `lane_on_epoll.rs` includes this file as a module.
+fn io() -> Io {
+    if module_path!().ends_with("cases") { Io::Epoll } else { Io::Uring }
+}
 
 /// A pair, lanes, and one device over all of them.
 struct Rig {
@@ -47,7 +52,7 @@ impl Rig {
         };
         let shared = Arc::new(Shared::new(Ledger::new(fence, 512, 1024)));
         let lanes: Vec<LaneHandle> = (0..lanes)
-            .map(|id| LaneHandle::spawn(LaneConfig { id }).expect("a lane starts"))
+            .map(|id| LaneHandle::spawn(LaneConfig { id, io: io() }).expect("a lane starts"))
             .collect();
         let mailboxes: Vec<_> = lanes.iter().map(LaneHandle::mailbox).collect();
         for (id, lane) in lanes.iter().enumerate() {
@@ -162,8 +167,10 @@ fn pattern(seed: u64, len: usize) -> Vec<u8> {
 
 #[test]
 fn both_paths_carry_what_is_written_and_read() {
-    for digest in [Digest::None, Digest::Crc32c] {
-        let rig = Rig::start(PairConfig::default(), Tunables::default(), digest);
+    let spins = [Duration::ZERO, Duration::ZERO, Duration::from_millis(1)];
+    for (digest, spin) in [Digest::None, Digest::Crc32c, Digest::None].into_iter().zip(spins) {
+        let tunables = Tunables { spin, ..Tunables::default() };
+        let rig = Rig::start(PairConfig::default(), tunables, digest);
         rig.until([State::Active; 2]);
         let mut nbd = rig.client();
         for (n, len) in [512, 4096, 65536, 1 << 20, 32 << 20, 12_800].into_iter().enumerate() {

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mpio::ring::{Completion, Connect, Ring, RingConfig, Sending};
+use mpio::ring::{Completion, Connect, Io, Ring, RingConfig, Sending};
 
 struct Counting;
 
@@ -89,10 +89,16 @@ struct Kept {
 
 #[test]
 fn a_warm_ring_allocates_nothing_and_leaves_nothing_behind() {
+    for io in [Io::Uring, Io::Epoll] {
+        warm_ring(io);
+    }
+}
+
+fn warm_ring(io: Io) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let remote: SocketAddr = listener.local_addr().expect("an address");
     let before = descriptors();
-    let mut ring = Ring::new(RingConfig::default()).expect("a ring");
+    let mut ring = Ring::new(RingConfig { io, ..RingConfig::default() }).expect("a ring");
     let with_ring = descriptors();
     let connect =
         Connect { remote, source: None, interface: None, timeout: Duration::from_secs(5) };

@@ -14,8 +14,8 @@ mod status;
 
 pub use fences::{Confirmed, FenceList, FenceRange};
 pub use status::{
-    DaemonStatus, DeviceState, DeviceStatus, Event, Fences, Hedges, Latency, PathState, PathStatus,
-    Percentiles, SessionStatus, Status,
+    DaemonStatus, DeviceState, DeviceStatus, Event, Fences, Hedges, Io, Latency, PathState,
+    PathStatus, Percentiles, SessionStatus, Status,
 };
 
 /// Version of the admin protocol and of the status object.

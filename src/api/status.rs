@@ -23,6 +23,20 @@ pub struct DaemonStatus {
     pub uptime_s: f64,
     /// Configuration file; `null` for `attach` and `demo`.
     pub config: Option<String>,
+    /// What the data plane asks the kernel by: `io_uring`, or `epoll` where that is refused.
+    pub io: Io,
+}
+
+/// What the data plane asks the kernel by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Io {
+    /// io_uring.
+    #[default]
+    #[serde(rename = "io_uring")]
+    Uring,
+    /// epoll.
+    #[serde(rename = "epoll")]
+    Epoll,
 }
 
 /// How a device is.
@@ -281,7 +295,7 @@ mod tests {
     use super::*;
 
     /// The object of the interface, with the places that it shortens (`…`) filled in.
-    const INTERFACE: &str = r#"{"version": 1, "daemon": {"pid": 1, "uptime_s": 12.5, "config": "/etc/mpio/mpio.toml"},
+    const INTERFACE: &str = r#"{"version": 1, "daemon": {"pid": 1, "uptime_s": 12.5, "config": "/etc/mpio/mpio.toml", "io": "io_uring"},
  "devices": [
   {"name": "vm0", "wwid": "naa.6000", "vendor": "STARWIND", "product": "DISK", "size_bytes": 1073741824, "block_size": 512,
    "state": "ok", "policy": "round-robin", "export": "unix:/run/mpio/vm0.sock", "clients": 1, "read_only": false,

@@ -6,6 +6,7 @@
 pub mod blame;
 pub mod payload;
 pub mod serial;
+pub mod steady;
 pub mod text;
 pub mod time;
 pub mod tx;
@@ -13,5 +14,6 @@ pub mod tx;
 pub use blame::Blame;
 pub use payload::Payload;
 pub use serial::Serial;
+pub use steady::SteadyClock;
 pub use time::{Duration, Instant};
 pub use tx::TxQueue;

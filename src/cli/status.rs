@@ -4,7 +4,7 @@ use super::args::StatusArgs;
 use super::output::{safe, table};
 use super::{Failure, client, output};
 use crate::api::{
-    Command, DeviceStatus, Latency, Outcome, PathState, PathStatus, Percentiles, Status,
+    Command, DeviceStatus, Io, Latency, Outcome, PathState, PathStatus, Percentiles, Status,
 };
 use crate::control::config::values::size_text;
 use std::fmt::Write as _;
@@ -32,7 +32,9 @@ pub fn run(args: &StatusArgs, control: Option<&Path>) -> Result<(), Failure> {
 fn text(status: &Status) -> String {
     let daemon = &status.daemon;
     let config = daemon.config.as_deref().unwrap_or("no configuration file");
-    let mut out = format!("mpio pid {}, up {}, {config}\n", daemon.pid, uptime(daemon.uptime_s));
+    let io = if daemon.io == Io::Epoll { ", on epoll" } else { "" };
+    let up = uptime(daemon.uptime_s);
+    let mut out = format!("mpio pid {}, up {up}, {config}{io}\n", daemon.pid);
     if status.devices.is_empty() {
         out.push_str("no devices\n");
     }
@@ -215,7 +217,12 @@ mod tests {
             }],
             ..DeviceStatus::default()
         };
-        let daemon = DaemonStatus { pid: 7, uptime_s: 12.5, config: Some("/etc/mpio.toml".into()) };
+        let daemon = DaemonStatus {
+            pid: 7,
+            uptime_s: 12.5,
+            config: Some("/etc/mpio.toml".into()),
+            io: Io::Uring,
+        };
         let status = Status { version: 1, daemon, devices: vec![device] };
         let expected = "\
 mpio pid 7, up 12.5 s, /etc/mpio.toml

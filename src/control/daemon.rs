@@ -24,7 +24,7 @@ use super::server::Server;
 use super::sockets::{self, ListenError, Listening};
 use super::state::{StateError, StateFile};
 use crate::base::Duration;
-use crate::lane::{self, LaneConfig, LaneError, LaneHandle};
+use crate::lane::{self, Io, LaneConfig, LaneError, LaneHandle};
 use handler::Admin;
 use shared::Shared;
 use std::path::PathBuf;
@@ -205,7 +205,10 @@ fn spawn_lanes(config: &Config) -> Result<Vec<LaneHandle>, DaemonError> {
     let count = config.devices.iter().map(|device| device.lanes).max().unwrap_or(1);
     let mut lanes = Vec::new();
     for id in 0..count {
-        lanes.push(LaneHandle::spawn(LaneConfig { id })?);
+        lanes.push(LaneHandle::spawn(LaneConfig { id, io: Io::from_environment() })?);
+    }
+    if let Some(why) = lanes.first().and_then(LaneHandle::refusal) {
+        tracing::warn!("the data plane runs on epoll, which costs a few per cent: {why}");
     }
     let mailboxes: Vec<_> = lanes.iter().map(LaneHandle::mailbox).collect();
     for lane in &lanes {

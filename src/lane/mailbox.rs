@@ -2,7 +2,7 @@
 
 use super::{Errands, Lane, LaneConfig, LaneError, log};
 use crate::path::{PathIndex, Policy};
-use crate::ring::{Ring, RingConfig, Waker};
+use crate::ring::{Io, Ring, RingConfig, RingError, Waker};
 use crate::volume::admin::{AdminError, Snapshot};
 use crate::volume::doubts::Doubt;
 use crate::volume::shared::Shared;
@@ -205,6 +205,8 @@ impl Mailbox {
 pub struct LaneHandle {
     mailbox: Mailbox,
     thread: Option<JoinHandle<()>>,
+    io: Io,
+    refusal: Option<RingError>,
 }
 
 impl LaneHandle {
@@ -220,24 +222,38 @@ impl LaneHandle {
         let thread = std::thread::Builder::new()
             .name(format!("lane{lane}"))
             .spawn(move || {
-                let ring = match Ring::new(RingConfig::default()) {
-                    Ok(ring) => ring,
-                    Err(error) => {
-                        let _ = made.send(Err(error));
-                        return;
-                    }
-                };
-                let _ = made.send(Ok(ring.waker()));
+                let mut ring =
+                    match Ring::new(RingConfig { io: config.io, ..RingConfig::default() }) {
+                        Ok(ring) => ring,
+                        Err(error) => {
+                            let _ = made.send(Err(error));
+                            return;
+                        }
+                    };
+                let _ = made.send(Ok((ring.waker(), ring.io(), ring.take_refusal())));
                 let _abort = AbortOnPanic;
                 Lane::new(config.id, ring, receiver, log::Sink::start()).run();
             })
             .map_err(|source| LaneError::Thread { lane, source })?;
         match waker.recv().expect("the thread reports before it ends") {
-            Ok(waker) => {
-                Ok(LaneHandle { mailbox: Mailbox { sender, waker }, thread: Some(thread) })
+            Ok((waker, io, refusal)) => {
+                let mailbox = Mailbox { sender, waker };
+                Ok(LaneHandle { mailbox, thread: Some(thread), io, refusal })
             }
             Err(source) => Err(LaneError::Ring { lane, source }),
         }
+    }
+
+    /// What its ring asks the kernel by: `Uring` or `Epoll`.
+    #[must_use]
+    pub fn io(&self) -> Io {
+        self.io
+    }
+
+    /// Why that is epoll, where io_uring is refused.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&RingError> {
+        self.refusal.as_ref()
     }
 
     /// See [`Mailbox::send`].

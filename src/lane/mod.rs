@@ -18,7 +18,9 @@ mod turn;
 pub use errand::{Errand, Errands};
 pub use mailbox::{Command, CommandError, LaneHandle, Mailbox, PathAction};
 
-use crate::base::{Duration, Instant};
+pub use crate::ring::Io;
+
+use crate::base::{Duration, Instant, SteadyClock};
 use crate::ring::{Ring, RingError};
 use crate::volume::Volume;
 use sockets::{Index, Slot, Sockets};
@@ -31,6 +33,8 @@ use tokio::sync::oneshot;
 pub struct LaneConfig {
     /// Its number, from 0; part of every ISID of its sessions.
     pub id: u16,
+    /// What it asks the kernel by.
+    pub io: Io,
 }
 
 /// Why a lane could not be started.
@@ -76,6 +80,7 @@ struct Lane {
     id: u16,
     ring: Ring,
     epoch: time::Instant,
+    clock: SteadyClock,
     devices: Vec<Device>,
     /// When each device's volume has to be called, as last asked.
     deadlines: Vec<Instant>,

@@ -4,10 +4,11 @@ use super::errand::Errand;
 use super::mailbox::{Command, CommandError, PathAction};
 use super::sockets::{Index, Socket, Sockets};
 use super::{Device, Lane, TIMER_GRAIN, log};
-use crate::base::{Duration, Instant, TxQueue};
+use crate::base::{Duration, Instant, SteadyClock, TxQueue};
 use crate::limits;
 use crate::path::Stamp;
 use crate::ring::{Completion, Connect, Ring, Sending, SockId, Stage, explain};
+use crate::volume::admin::Snapshot;
 use crate::volume::shared::Shared;
 use crate::volume::spec::{DeviceSpec, PathSpec};
 use crate::volume::{Action, Endpoint, Level, Notice, Volume};
@@ -22,6 +23,7 @@ impl Lane {
             id,
             ring,
             epoch: std::time::Instant::now(),
+            clock: SteadyClock::default(),
             devices: Vec::new(),
             deadlines: Vec::new(),
             timers_at: Instant::MAX,
@@ -40,8 +42,25 @@ impl Lane {
     }
 
     fn now(&self) -> Instant {
+        self.clock.at(self.raw_now())
+    }
+
+    fn raw_now(&self) -> Instant {
         let nanos = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
         Instant::from_nanos(nanos)
+    }
+
+    /// The one clock reading of a turn. After a pause all deadlines have moved by it.
+    fn begin_turn(&mut self) -> Instant {
+        let (now, paused) = self.clock.turn(self.raw_now(), self.timers_at);
+        if let Some(paused) = paused {
+            tracing::warn!("stood still for {paused:?}: deadlines move by as much");
+            // They ring when they were to, by a clock that is ahead now.
+            self.alarms.clear();
+            let wall = wall_clock();
+            self.devices.iter_mut().for_each(|d| d.volume.set_clock(now, wall));
+        }
+        now
     }
 
     pub(super) fn run(mut self) {
@@ -53,7 +72,7 @@ impl Lane {
             }
             let limit = self.limit(now);
             self.ring.submit_and_wait(limit, &mut completions);
-            now = self.now();
+            now = self.begin_turn();
             for completion in completions.drain(..) {
                 self.complete(now, completion);
             }
@@ -330,12 +349,7 @@ impl Lane {
             Command::AddPath { device, path } => self.add_path(now, &device, *path),
             Command::Client { device, fd, peer } => self.client(now, &device, fd, &peer),
             Command::Status { device, reply } => {
-                // The wall clock may have been set since; events are dated by it.
-                let wall = wall_clock();
-                self.devices.iter_mut().for_each(|d| d.volume.set_clock(now, wall));
-                let wanted = |d: &&Device| device.as_ref().is_none_or(|n| n == d.volume.name());
-                let all = self.devices.iter().filter(wanted).map(|d| d.volume.snapshot());
-                let _ = reply.send(all.collect());
+                let _ = reply.send(self.status(now, device.as_deref()));
             }
             Command::SetPolicy { device, policy, weights, prefer, reply } => {
                 let result = self.with_device(&device, |volume| {
@@ -369,10 +383,7 @@ impl Lane {
             }
             Command::Drain { reply } => {
                 self.draining = Some(reply);
-                for index in 0..self.devices.len() {
-                    self.devices[index].volume.drain(now);
-                    self.touch(index);
-                }
+                self.drain(now);
             }
             Command::Errands(errands) => self.errands = Some(errands),
             Command::NexusRecorded { device, path, result } => {
@@ -388,16 +399,15 @@ impl Lane {
                 });
             }
             Command::Peers(peers) => self.peers = peers,
+            // What another lane says of a device that this one does not have is of no interest here.
             Command::Wake { device } => {
-                if let Some(index) = self.find(&device) {
-                    self.touch(index);
-                }
+                let _ = self.with_device(&device, |_| Ok(()));
             }
             Command::TargetWasReset { device, target } => {
-                if let Some(index) = self.find(&device) {
-                    self.devices[index].volume.target_was_reset(now, &target);
-                    self.touch(index);
-                }
+                let _ = self.with_device(&device, |volume| {
+                    volume.target_was_reset(now, &target);
+                    Ok(())
+                });
             }
             Command::Stop => self.stopped = true,
         }
@@ -410,6 +420,21 @@ impl Lane {
             tracing::error!(device, path = name, "not used: {error}");
         }
         self.touch(index);
+    }
+
+    fn status(&mut self, now: Instant, device: Option<&str>) -> Vec<Snapshot> {
+        // The wall clock may have been set since; events are dated by it.
+        let wall = wall_clock();
+        self.devices.iter_mut().for_each(|d| d.volume.set_clock(now, wall));
+        let wanted = |d: &&Device| device.is_none_or(|name| name == d.volume.name());
+        self.devices.iter().filter(wanted).map(|d| d.volume.snapshot()).collect()
+    }
+
+    fn drain(&mut self, now: Instant) {
+        for index in 0..self.devices.len() {
+            self.devices[index].volume.drain(now);
+            self.touch(index);
+        }
     }
 
     fn add_device(&mut self, now: Instant, spec: DeviceSpec, shared: Arc<Shared>) {

@@ -28,30 +28,86 @@ const ANSWERS_PER_WINDOW: u64 = 1024;
 /// Estimates how long an answer of one path may take. Recording costs as much as a histogram.
 #[derive(Debug, Clone)]
 pub(super) struct Patience {
+    reads: Window,
+    writes: Window,
+    patience: Duration,
+}
+
+/// The last answers to commands of one kind.
+#[derive(Debug, Clone)]
+struct Window {
     recent: Histogram,
     previous: Histogram,
     next_estimate: u64,
-    patience: Duration,
+    /// p99 and p99.5, once known.
+    tails: Option<(Duration, Duration)>,
+}
+
+impl Window {
+    fn new() -> Window {
+        Window {
+            recent: Histogram::new(),
+            previous: Histogram::new(),
+            next_estimate: ANSWERS_FIRST,
+            tails: None,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.recent.clear();
+        self.previous.clear();
+        self.next_estimate = ANSWERS_FIRST;
+        self.tails = None;
+    }
+
+    /// Returns whether there is a new estimate.
+    fn record(&mut self, latency: Duration) -> bool {
+        self.recent.record(latency);
+        let due = self.recent.count() >= self.next_estimate;
+        if due {
+            self.estimate();
+        }
+        due
+    }
+
+    #[cold]
+    fn estimate(&mut self) {
+        let tail = |quantile| {
+            let micros = self.recent.quantile(quantile).max(self.previous.quantile(quantile));
+            Duration::from_micros(micros)
+        };
+        self.tails = Some((tail(990), tail(995)));
+        if self.recent.count() >= ANSWERS_PER_WINDOW {
+            core::mem::swap(&mut self.recent, &mut self.previous);
+            self.recent.clear();
+            self.next_estimate = ANSWERS_PER_WINDOW;
+        } else {
+            self.next_estimate = self.next_estimate.saturating_mul(2).min(ANSWERS_PER_WINDOW);
+        }
+    }
 }
 
 impl Patience {
     pub(super) fn new() -> Patience {
-        Patience {
-            recent: Histogram::new(),
-            previous: Histogram::new(),
-            next_estimate: ANSWERS_FIRST,
-            patience: PATIENCE_UNKNOWN,
-        }
+        Patience { reads: Window::new(), writes: Window::new(), patience: PATIENCE_UNKNOWN }
     }
 
-    pub(super) fn record(&mut self, latency: Duration) {
+    /// Returns whether [`Patience::read_tail`] may have changed.
+    pub(super) fn record(&mut self, op: Op, latency: Duration) -> bool {
         if latency >= PATIENCE_MAX {
-            return;
+            return false;
         }
-        self.recent.record(latency);
-        if self.recent.count() >= self.next_estimate {
-            self.estimate();
+        let estimated = match op {
+            Op::Read => self.reads.record(latency),
+            Op::Write => self.writes.record(latency),
+            Op::Other => false,
+        };
+        if estimated {
+            let known = [&self.reads, &self.writes].into_iter().filter_map(|window| window.tails);
+            let p99 = known.map(|(p99, _)| p99).max().unwrap_or(PATIENCE_UNKNOWN);
+            self.patience = p99.saturating_mul(PATIENCE_FACTOR).min(PATIENCE_MAX);
         }
+        estimated && op == Op::Read
     }
 
     /// A suspect path has answered after all: until the next estimate it is given twice that time, so that
@@ -64,26 +120,16 @@ impl Patience {
         self.patience
     }
 
-    /// The path has a new session: what was measured before says little.
-    pub(super) fn reset(&mut self) {
-        self.recent.clear();
-        self.previous.clear();
-        self.next_estimate = ANSWERS_FIRST;
-        self.patience = PATIENCE_UNKNOWN;
+    /// p99.5 of recent reads, once there were enough.
+    pub(super) fn read_tail(&self) -> Option<Duration> {
+        self.reads.tails.map(|(_, tail)| tail)
     }
 
-    #[cold]
-    fn estimate(&mut self) {
-        let p99 = self.recent.quantile(990).max(self.previous.quantile(990));
-        let factored = Duration::from_micros(p99).saturating_mul(PATIENCE_FACTOR);
-        self.patience = factored.min(PATIENCE_MAX);
-        if self.recent.count() >= ANSWERS_PER_WINDOW {
-            core::mem::swap(&mut self.recent, &mut self.previous);
-            self.recent.clear();
-            self.next_estimate = ANSWERS_PER_WINDOW;
-        } else {
-            self.next_estimate = self.next_estimate.saturating_mul(2).min(ANSWERS_PER_WINDOW);
-        }
+    /// The path has a new session: what was measured before says little.
+    pub(super) fn reset(&mut self) {
+        self.reads.clear();
+        self.writes.clear();
+        self.patience = PATIENCE_UNKNOWN;
     }
 }
 
@@ -204,7 +250,7 @@ mod tests {
 
     fn after(latency: Duration, answers: usize) -> Patience {
         let mut p = Patience::new();
-        (0..answers).for_each(|_| p.record(latency));
+        (0..answers).for_each(|_| _ = p.record(Op::Read, latency));
         p
     }
 
@@ -216,7 +262,7 @@ mod tests {
         assert_eq!(after(MS(10), 100_000).get(), MS(80));
         assert_eq!(after(MS(500), 64).get(), PATIENCE_MAX);
         let mut p = after(MS(1), 1000);
-        (0..1000).for_each(|_| p.record(MS(5_000)));
+        (0..1000).for_each(|_| _ = p.record(Op::Read, MS(5_000)));
         assert_eq!(p.get(), MS(8), "an outage is no service time");
     }
 
@@ -229,17 +275,30 @@ mod tests {
         assert_eq!(p.get(), MS(60));
         p.excuse(MS(900));
         assert_eq!(p.get(), PATIENCE_UNKNOWN, "but not for ever");
-        (0..64).for_each(|_| p.record(MS(1)));
+        (0..64).for_each(|_| _ = p.record(Op::Read, MS(1)));
         assert_eq!(p.get(), MS(8));
+    }
+
+    /// A pause of the slower kind is none of the path.
+    #[test]
+    fn reads_and_writes_are_measured_apart() {
+        let mut p = after(MS(1), 1000);
+        assert_eq!((p.get(), p.read_tail()), (MS(8), Some(Duration::from_micros(1000))));
+        (0..1000).for_each(|_| _ = p.record(Op::Write, MS(20)));
+        assert_eq!((p.get(), p.read_tail()), (MS(160), Some(Duration::from_micros(1000))));
+        (0..1000).for_each(|_| _ = p.record(Op::Other, MS(300)));
+        assert_eq!(p.get(), MS(160));
+        p.reset();
+        assert_eq!(p.read_tail(), None);
     }
 
     #[test]
     fn patience_follows_a_path_that_becomes_faster_within_two_windows() {
         let mut p = after(MS(50), 1024);
         assert_eq!(p.get(), MS(400));
-        (0..1024).for_each(|_| p.record(MS(1)));
+        (0..1024).for_each(|_| _ = p.record(Op::Read, MS(1)));
         assert_eq!(p.get(), MS(400), "the previous window still counts");
-        (0..1024).for_each(|_| p.record(MS(1)));
+        (0..1024).for_each(|_| _ = p.record(Op::Read, MS(1)));
         assert_eq!(p.get(), MS(8));
         p.reset();
         assert_eq!(p.get(), PATIENCE_UNKNOWN);

@@ -418,6 +418,11 @@ impl Selector {
         }
     }
 
+    /// How long an answer to an `op` takes on average.
+    pub(super) fn expected(&self, op: Op, path: PathIndex) -> Duration {
+        self.estimates[kind(op)].expected(path)
+    }
+
     /// The path of `candidates` that would answer an `op` soonest, for a copy of a command that is in
     /// flight elsewhere: no share is counted. It looks at every candidate, since copies are rare.
     pub(super) fn soonest_of(&self, op: Op, candidates: PathSet) -> Option<PathIndex> {

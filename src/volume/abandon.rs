@@ -11,7 +11,7 @@
 
 use super::request::{Flight, PartId, PartVerb};
 use super::table::Key;
-use super::{Volume, check, complete, dispatch, fencing, health};
+use super::{Volume, check, complete, dispatch, fencing, health, hedge};
 use crate::base::{Instant, Payload};
 use crate::path::verdict::{self, Context, Decision, Outcome};
 use crate::path::{Ended, Nexus, PathIndex, TicketId};
@@ -36,6 +36,8 @@ pub(super) struct Straggler {
     doubt: Option<(TicketId, Nexus)>,
     /// A LOGICAL UNIT RESET on another session of the same unit has been answered since it was sent.
     pub(super) reset: bool,
+    /// As of a flight. Its part may be done elsewhere: the path owes the answer all the same.
+    pub(super) accused: bool,
     pub(super) kind: Kind,
     /// ABORT TASK was asked for: it is past its deadline.
     pub(super) overdue: bool,
@@ -50,6 +52,8 @@ pub(super) enum Kind {
     Left,
     /// Asks a suspect path whether it answers.
     Probe,
+    /// A copy of a slow read.
+    Hedge,
 }
 
 /// The straggler that a token names.
@@ -70,9 +74,6 @@ pub(super) fn leave(v: &mut Volume, now: Instant, id: PartId) -> Key {
     let flight = part.flight.take().expect("only a part in flight is left");
     let Flight { path, tag, started, reset, accused } = flight;
     part.copies += 1;
-    if !accused {
-        health::landed(v, path, verb.op());
-    }
     let ticket = v.requests.get(request).and_then(|request| request.ticket);
     let doubt = ticket.filter(|_| verb.changes_state()).map(|t| (t, fencing::nexus(v, path)));
     if doubt.is_some() {
@@ -87,6 +88,7 @@ pub(super) fn leave(v: &mut Volume, now: Instant, id: PartId) -> Key {
         bytes,
         doubt,
         reset,
+        accused,
         kind: Kind::Left,
         overdue: false,
         abort_again: Instant::ZERO,
@@ -117,7 +119,8 @@ pub(super) fn abort(v: &mut Volume, now: Instant, key: Key) {
     let again = now + v.spec.tunables.management_timeout;
     let straggler = v.stragglers.get_mut(key).expect("the caller found it");
     let first = !std::mem::replace(&mut straggler.overdue, true);
-    straggler.abort_again = again;
+    // Of a write the reset is the next proof; a second abort would only keep the target from answering it.
+    straggler.abort_again = if straggler.verb.changes_state() { Instant::MAX } else { again };
     let (path, tag) = (straggler.path, straggler.tag);
     let link = &mut v.links[path.get()];
     link.overdue += u32::from(first);
@@ -183,6 +186,7 @@ impl Straggler {
             bytes,
             doubt: None,
             reset: false,
+            accused: true,
             kind,
             overdue: false,
             abort_again: Instant::ZERO,
@@ -197,6 +201,9 @@ fn end(v: &mut Volume, now: Instant, key: Key, ended: Ended) -> Option<Straggler
     let link = &mut v.links[path.get()];
     link.overdue -= u32::from(straggler.overdue);
     link.asked -= u32::from(straggler.kind == Kind::Probe);
+    if !straggler.accused {
+        health::landed(v, path, verb.op());
+    }
     v.engine.finished(path, verb.op(), bytes, now - started, ended);
     Some(straggler)
 }
@@ -222,6 +229,9 @@ pub(super) fn done(v: &mut Volume, now: Instant, key: Key, completion: Completio
         return;
     }
     let Some(id) = straggler.part.filter(|_| wanted && !verb.changes_state()) else { return };
+    if straggler.kind == Kind::Hedge {
+        hedge::won(v);
+    }
     win(v, now, id, path, verb, data);
 }
 

@@ -3,7 +3,7 @@
 use super::link::{self, Phase};
 use super::service;
 use super::spec::Tunables;
-use super::{Action, Draining, Level, Notice, Volume, clients};
+use super::{Action, Draining, Level, Notice, Volume, clients, hedge, idle};
 use crate::base::Instant;
 use crate::path::{Access, Events, Fence, FenceMode, LedgerCounters, PathIndex, Policy, State};
 use crate::session::Negotiated;
@@ -70,6 +70,8 @@ pub struct Snapshot {
     pub held: usize,
     /// The ledger's numbers; shared by the lanes of the device.
     pub fences: LedgerCounters,
+    /// Copies of slow reads.
+    pub hedges: hedge::Counters,
     /// Ranges on the watch list, and blocks that it has rewritten; shared likewise.
     pub watched: u64,
     /// See `watched`.
@@ -181,9 +183,13 @@ impl Volume {
             self.engine.set_failback(now, tunables.failback);
         }
         self.engine.set_reconnect(tunables.reconnect());
+        let recheck = self.spec.tunables.check_interval != tunables.check_interval;
         self.engine.set_sticky_bytes(tunables.sticky_bytes);
         let strict = self.spec.tunables.fence == FenceMode::Strict;
         self.spec.tunables = tunables;
+        for path in self.engine.paths().filter(|_| recheck) {
+            idle::begin(self, now, path);
+        }
         link::retune(self);
         if strict && self.spec.tunables.fence != FenceMode::Strict {
             super::request::without_proof(self, now);
@@ -324,6 +330,7 @@ impl Volume {
             read_only: self.spec.read_only || self.unit.as_ref().is_some_and(|u| u.read_only()),
             held: self.held,
             fences: self.shared.ledger().counters(),
+            hedges: self.hedges.counters(),
             watched,
             repaired,
             stats: self.counters.clone(),

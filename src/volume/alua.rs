@@ -193,7 +193,7 @@ fn start(v: &mut Volume, now: Instant, path: PathIndex) {
 }
 
 fn step(v: &mut Volume, now: Instant, path: PathIndex) {
-    let Link { alua, session, .. } = &mut v.links[path.get()];
+    let Link { alua, session, check, .. } = &mut v.links[path.get()];
     let Some(question) = alua.question.as_mut() else { return };
     let session = session.as_mut().expect("a question needs a session");
     if session.room() == 0 {
@@ -206,6 +206,7 @@ fn step(v: &mut Volume, now: Instant, path: PathIndex) {
                 if read_len > 0 { Direction::Read { len: read_len } } else { Direction::None };
             question.tag = session.submit(now, Command { token: ACCESS, lun, cdb, data }).ok();
             assert!(question.tag.is_some(), "a session with room takes a command");
+            check.discount();
             v.mark_link(path);
         }
         Step::Wait(time) => {

@@ -61,9 +61,13 @@ fn content(request: &Request, range: BlockRange, block_size: u32) -> Option<Writ
 
 /// Gives up what was in doubt for `fence_timeout`, as far as it can be watched.
 pub(super) fn fence_timeout(v: &mut Volume, now: Instant) {
-    let shared = v.shared.clone();
+    let (shared, lane) = (v.shared.clone(), v.lane);
     let mut refused = 0;
     let unproven = shared.ledger().handle_timeout(now, |doubt| {
+        // A lane that stood still has another time than the others.
+        if doubt.nexus.lane != lane && !shared.inheritance().owns(doubt.ticket) {
+            return false;
+        }
         let fits = shared.inheritance().owns(doubt.ticket)
             || shared.watch().release(doubt.ticket, doubt.nexus, doubt.copies);
         refused += u32::from(!fits);

@@ -4,7 +4,7 @@
 //! for `no_path_timeout` and then fails.
 
 use super::request::{self, Asker, Flight, Part, PartId, PartVerb, RequestId, Stage};
-use super::{Level, Volume, block_ops, check, health, nexus};
+use super::{Level, Volume, block_ops, check, health, hedge, nexus};
 use crate::base::{Duration, Instant, Payload};
 use crate::path::identity::LogicalUnit;
 use crate::path::{Ask, Op, PathIndex, PathSet};
@@ -131,6 +131,9 @@ fn send(v: &mut Volume, now: Instant, id: PartId, path: PathIndex, (op, bytes): 
     part.flight = Some(Flight { path, tag, started: now, reset: false, accused: false });
     v.engine.started(path, op, bytes);
     health::started(v, now, path, op);
+    if op == Op::Read {
+        hedge::started(v, now, id);
+    }
     let full = v.links[path.get()].room() == 0;
     v.engine.set_full(path, full);
     v.mark_link(path);

@@ -14,7 +14,7 @@
 
 use super::abandon::{self, Kind};
 use super::request::{PartId, PartVerb};
-use super::{Level, Volume, check, link};
+use super::{Level, Volume, check, idle, link};
 use crate::base::{Duration, Instant};
 use crate::path::{CommandClass, Op, PathIndex, State, command_timeout};
 use crate::session::TaskTag;
@@ -44,7 +44,7 @@ pub(super) fn started(v: &mut Volume, now: Instant, path: PathIndex, op: Op) {
     }
 }
 
-/// A part that accused nobody is in flight on `path` no more.
+/// A command that accused nobody is in flight on `path` no more.
 pub(super) fn landed(v: &mut Volume, path: PathIndex, op: Op) {
     if op == Op::Other {
         return;
@@ -71,6 +71,7 @@ pub(super) fn answered(v: &mut Volume, now: Instant, path: PathIndex, op: Op) {
 /// The path has become active.
 pub(super) fn back(v: &mut Volume, now: Instant, path: PathIndex) {
     v.links[path.get()].owed_since = now;
+    idle::begin(v, now, path);
     move_reads(v, now);
 }
 
@@ -88,9 +89,22 @@ pub(super) fn deadline(v: &Volume) -> Instant {
 
 /// When the path becomes suspect if nothing moves there.
 fn silence_ends(v: &Volume, path: PathIndex) -> Instant {
+    moved(v, path) + patience(v, path)
+}
+
+/// How long nothing has moved on a path that owes answers.
+pub(super) fn quiet_for(v: &Volume, now: Instant, path: PathIndex) -> Duration {
+    match v.owing.contains(path) {
+        true => now - moved(v, path),
+        false => Duration::ZERO,
+    }
+}
+
+/// When a READ or WRITE last moved on the path, or became the first one there.
+fn moved(v: &Volume, path: PathIndex) -> Instant {
     let link = &v.links[path.get()];
     let moved = link.session_ref().map_or(Instant::ZERO, |session| session.last_moved());
-    moved.max(link.owed_since) + patience(v, path)
+    moved.max(link.owed_since)
 }
 
 /// What has to be done to the millisecond.
@@ -132,6 +146,9 @@ pub(super) fn suspect(v: &mut Volume, now: Instant, path: PathIndex, why: &str) 
             (first, hung_at) = (flight.started, part.lba);
         }
     }
+    for straggler in v.stragglers.values_mut().filter(|s| s.path == path) {
+        straggler.accused = true;
+    }
     let link = &mut v.links[path.get()];
     link.owed = 0;
     link.hung_at = hung_at;
@@ -149,7 +166,7 @@ fn move_reads(v: &mut Volume, now: Instant) {
     let mut found = std::mem::take(&mut v.scratch);
     found.extend(v.parts.iter().filter_map(|(id, part)| {
         let flight = part.flight.filter(|flight| suspects.contains(flight.path))?;
-        let moves = part.verb == PartVerb::Read && abandon::lives(v, &flight);
+        let moves = part.verb == PartVerb::Read && !part.pinned && abandon::lives(v, &flight);
         moves.then_some((flight.started, id))
     }));
     found.sort_unstable_by_key(|(started, id)| (*started, id.slot()));

@@ -10,6 +10,7 @@
 
 use super::alua::{self, Standing};
 use super::explicit;
+use super::idle::{self, Check};
 use super::nexus::{self, Recorded};
 use super::probing::{self, Probing};
 use super::spec::PathSpec;
@@ -124,6 +125,7 @@ pub(super) struct Link {
     pub(super) asked: u32,
     /// Stragglers past their deadline.
     pub(super) overdue: u32,
+    pub(super) check: Check,
     /// The last failure is one that only a change of configuration cures.
     pub(super) misconfigured: bool,
     /// How the storage serves it.
@@ -134,6 +136,8 @@ pub(super) struct Link {
 pub(super) const PROBE: u64 = u64::MAX;
 /// Token of LOGICAL UNIT RESET; a session has one out at most.
 pub(super) const FENCE: u64 = u64::MAX - 1;
+/// Token of the check of an idle path.
+pub(super) const CHECK: u64 = u64::MAX - 3;
 
 impl Link {
     pub(super) fn new(index: PathIndex, spec: PathSpec, depth: u16) -> Link {
@@ -173,6 +177,7 @@ impl Link {
             ask_at: Instant::MAX,
             asked: 0,
             overdue: 0,
+            check: Check::NONE,
             misconfigured: false,
             alua: Standing::default(),
             spec,
@@ -210,7 +215,8 @@ impl Link {
         let own = match &self.phase {
             Phase::Waiting => self.mismatched_until.unwrap_or(Instant::MAX),
             Phase::Probing(probing) => probing.deadline(),
-            Phase::Up if self.disabling => self.disable_by,
+            Phase::Up if self.disabling => self.disable_by.min(self.check.deadline()),
+            Phase::Up => self.check.deadline(),
             _ => Instant::MAX,
         };
         let session = self.session.as_ref().and_then(|s| s.poll_deadline());
@@ -275,6 +281,7 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
             Phase::Up if overdue => {
                 fail(v, now, path, "disabled; its commands did not end within shutdown_timeout");
             }
+            Phase::Up => idle::timeout(v, now, path),
             _ => {}
         }
         let timeout = silence_timeout(v, path);
@@ -537,6 +544,10 @@ fn event_(v: &mut Volume, now: Instant, path: PathIndex, event: Event) {
     match event {
         Event::Done { token: PROBE, tag, completion } => {
             probing::answered(v, now, path, tag, completion);
+        }
+        Event::Done { token: CHECK, completion, .. } => idle::answered(v, now, path, &completion),
+        Event::Lost { token: CHECK, .. } | Event::Aborted { token: CHECK, .. } => {
+            idle::ended(v, path);
         }
         Event::Lost { token: PROBE, .. } | Event::Aborted { token: PROBE, .. } => {
             probing::interrupted(v, now, path);

@@ -35,6 +35,8 @@ pub mod fence_command;
 mod fencing;
 mod flush;
 mod health;
+pub mod hedge;
+mod idle;
 mod link;
 mod memory;
 pub mod nexus;
@@ -65,6 +67,7 @@ pub use census::Census;
 use clients::Client;
 pub use clients::ClientId;
 use fence_command::FenceCommand;
+use hedge::Hedges;
 use link::Link;
 use nexus::NexusRecord;
 use request::{Part, PartId, Request, RequestId};
@@ -168,6 +171,7 @@ pub struct Volume {
     parts: Table<Part>,
     /// Commands that no part is in flight with.
     stragglers: Table<Straggler>,
+    hedges: Hedges,
     /// Paths with READs or WRITEs in flight that have not accused them.
     owing: PathSet,
     scratch: Vec<(Instant, PartId)>,
@@ -276,6 +280,7 @@ impl Volume {
             requests: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             parts: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             stragglers: Table::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
+            hedges: Hedges::new(),
             owing: PathSet::EMPTY,
             scratch: Vec::with_capacity(crate::limits::REQUESTS_PER_LANE_MAX),
             unit: None,
@@ -420,6 +425,7 @@ impl Volume {
     pub fn handle_timeout(&mut self, now: Instant) {
         link::timeouts(self, now);
         health::timeouts(self, now);
+        hedge::timeouts(self, now);
         alua::timeouts(self, now);
         clients::timeouts(self, now);
         dispatch::delayed(self, now);
@@ -460,9 +466,10 @@ impl Volume {
             self.check_drain(now);
             if !self.again {
                 explicit::watch(self, now);
-                return;
+                break;
             }
         }
+        hedge::settle(self);
     }
 
     /// The next thing to do for the driver.
@@ -515,7 +522,7 @@ impl Volume {
                 next = next.min(self.engine.retry_at(link.index).unwrap_or(Instant::MAX));
             }
         }
-        next = next.min(health::deadline(self));
+        next = next.min(health::deadline(self)).min(hedge::deadline(self));
         next = next.min(alua::deadline(self));
         next = next.min(self.engine.failback_deadline().unwrap_or(Instant::MAX));
         for (_, client) in self.clients.iter() {

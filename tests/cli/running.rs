@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::io::Write;
 
 /// The shape of INTERFACE.md: each object's keys, in order.
-const DAEMON: &[&str] = &["pid", "uptime_s", "config"];
+const DAEMON: &[&str] = &["pid", "uptime_s", "config", "io"];
 const DEVICE: &[&str] = &[
     "name",
     "wwid",

@@ -41,7 +41,7 @@ ul{padding-left:1.2rem}\
 --c0:#2a6fb0;--c1:#c4601d;--c2:#3f8a3c;--c3:#8250a8;--c4:#9a6b00;--c5:#0f8283}\
 body{font-size:10.5pt;max-width:none;padding:0}figure,tr,.big div{break-inside:avoid}h2{break-after:avoid}\
 .charts{grid-template-columns:1fr 1fr}.big div{border:1px solid var(--line)}\
-pre{white-space:pre-wrap}.scroll{overflow:visible}\
+.big{grid-template-columns:repeat(3,1fr)}pre{white-space:pre-wrap}.scroll{overflow:visible}\
 svg,i{print-color-adjust:exact;-webkit-print-color-adjust:exact}}";
 
 /// A whole file. `title` is text, `body` is HTML.

@@ -7,7 +7,7 @@ use crate::control::config::{Config, Device, Target};
 use crate::control::isid;
 use crate::control::plan::{NewPath, News, Plan};
 use crate::control::state::StateFile;
-use crate::lane::{Command, Errand, Errands, LaneHandle, Mailbox};
+use crate::lane::{Command, Errand, Errands, Io, LaneHandle, Mailbox};
 use crate::limits;
 use crate::path::{Fence, Ledger};
 use crate::volume;
@@ -278,6 +278,10 @@ impl Shared {
             pid: std::process::id(),
             uptime_s: (self.started.elapsed().as_secs_f64() * 10.0).round() / 10.0,
             config: self.config.file.as_ref().map(|file| file.display().to_string()),
+            io: match self.lanes().first().map(LaneHandle::io) {
+                Some(Io::Epoll) => api::Io::Epoll,
+                Some(Io::Uring | Io::Best) | None => api::Io::Uring,
+            },
         }
     }
 

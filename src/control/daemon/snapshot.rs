@@ -1,7 +1,7 @@
 //! From what a lane knows to the names of `status --json`.
 
 use crate::api::{
-    DeviceState, DeviceStatus, Event, Fences, Latency, PathState, PathStatus, Percentiles,
+    DeviceState, DeviceStatus, Event, Fences, Hedges, Latency, PathState, PathStatus, Percentiles,
     SessionStatus,
 };
 use crate::control::config::values;
@@ -39,6 +39,7 @@ pub fn device(snapshot: &Snapshot, first: bool) -> DeviceStatus {
         read_only: snapshot.read_only,
         held_writes: snapshot.held as u64,
         fences,
+        hedges: Hedges { sent: snapshot.hedges.sent, won: snapshot.hedges.won },
         events: snapshot.events.iter().map(|e| event(snapshot, e)).collect(),
         reads: snapshot.stats.reads,
         writes: snapshot.stats.writes,
@@ -47,7 +48,6 @@ pub fn device(snapshot: &Snapshot, first: bool) -> DeviceStatus {
         errors: snapshot.stats.errors,
         latency_us: latency(&snapshot.stats),
         paths: snapshot.paths.iter().map(path).collect(),
-        ..DeviceStatus::default()
     }
 }
 

@@ -102,6 +102,8 @@ pub struct Engine {
     trust: Trust,
     selector: Selector,
     failover: Failover,
+    /// p99.5 of the reads of the fastest active path.
+    read_tail: Option<Duration>,
     /// Since when no path is usable.
     down_since: Option<Instant>,
     events: Events,
@@ -125,6 +127,7 @@ impl Engine {
             trust: Trust::new(),
             selector: Selector::new(tuning.policy, tuning.burst, tuning.sticky_bytes),
             failover: Failover::new(tuning.failback),
+            read_tail: None,
             down_since: Some(now),
             events: Events::new(),
             clock: WallClock::default(),
@@ -243,11 +246,21 @@ impl Engine {
         self.trust.finished(path, op, ended, suspect);
         entry.stats.record(op, bytes, latency, ended);
         if ended != Ended::Lost && op != Op::Other {
-            entry.patience.record(latency);
+            let new_tail = entry.patience.record(op, latency);
             if suspect {
                 entry.patience.excuse(latency);
             }
+            if new_tail {
+                self.find_read_tail();
+            }
         }
+    }
+
+    #[cold]
+    fn find_read_tail(&mut self) {
+        let tails =
+            self.active.iter().filter_map(|path| self.paths[path.get()].patience.read_tail());
+        self.read_tail = tails.min();
     }
 
     /// Whether the path's session has room for another command. Paths begin with room.
@@ -344,6 +357,7 @@ impl Engine {
             self.full.remove(path);
             self.selector.forget(path);
         }
+        self.find_read_tail();
         let switched = self.failover.states(now, self.active, self.suspect);
         self.note_switch(now, switched);
         self.selector.restart();

@@ -72,6 +72,11 @@ impl Estimates {
         self.on_trial.remove(path);
     }
 
+    /// How long an answer takes on average; 100 ms where nothing is known.
+    pub(super) fn expected(&self, path: PathIndex) -> Duration {
+        Duration::from_nanos(self.of[path.get()].units() * UNIT_NANOS)
+    }
+
     /// What one more command on the path costs. The square makes a path that is k times slower get k²
     /// times fewer commands: equal paths share evenly, and one that is far away gets none but trials.
     pub(super) fn cost(&self, path: PathIndex, depth: u32) -> u64 {

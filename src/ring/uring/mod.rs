@@ -56,6 +56,7 @@ pub(super) struct Uring {
     wake_read: u64,
     /// Alarms that the kernel has, and what used ones can be made of.
     alarms: Vec<u64>,
+    #[expect(clippy::vec_box, reason = "the kernel reads one that is in use: it must not move")]
     limits: Vec<Box<types::Timespec>>,
     send_buffer: Option<usize>,
     reaped: Vec<(u64, i32, u32)>,

@@ -354,7 +354,7 @@ fn task_management_that_is_not_answered_does_not_cost_the_session() {
     let second = w.start_write(c, 0, pattern(2, 4096));
     w.run(Duration::from_secs(80));
     assert_eq!(w.failures(0), 0, "{}", w.story());
-    // ABORT TASK, and a reset every 30 s: one at a time.
+    // ABORT TASK once, and a reset every 30 s: one at a time.
     assert_eq!(resets(&w, 0), 4);
     assert!(!w.is_done(c, second));
     w.faults(0).clear();

@@ -6,7 +6,7 @@ use super::world::{Setup, World, pattern};
 use crate::base::{Duration, Instant};
 use crate::path::{FenceMode, Policy, State};
 use crate::volume::spec::Tunables;
-use mpio_target::faults::Commands;
+use mpio_target::faults::{Commands, SenseCode};
 use mpio_target::{Fault, Rule};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -67,7 +67,8 @@ fn warm(setup: Setup) -> (World, usize) {
 
 /// The longest that a request waits while `fault` strikes path 0 in the middle of a load.
 fn longest(writes: bool, fault: impl Fn(&mut World)) -> (World, Duration) {
-    let (mut w, c) = warm(Setup::default());
+    let tunables = Tunables { hedge_reads: false, ..Tunables::default() };
+    let (mut w, c) = warm(Setup { tunables, ..Setup::default() });
     let mut load = Load::new(c, writes);
     load.run(&mut w, 32, MS(20));
     assert!(load.longest < MS(5), "{:?}", load.longest);
@@ -269,7 +270,8 @@ fn a_write_that_cannot_be_aborted_stays_in_doubt_until_its_status() {
 #[test]
 fn one_lost_command_accuses_its_path_once() {
     for writes in [false, true] {
-        let (mut w, c) = warm(Setup::default());
+        let tunables = Tunables { hedge_reads: false, ..Tunables::default() };
+        let (mut w, c) = warm(Setup { tunables, ..Setup::default() });
         w.faults(0).set("lost", Rule::new(Fault::Hold).on(Commands::Medium).blocks(60_000, 1));
         let from = w.now;
         let (mut tokens, mut longest) = (Vec::new(), Duration::ZERO);
@@ -405,4 +407,76 @@ fn a_path_is_used_soon_after_its_portal_answers() {
             assert!(back < MS(2050), "{net:?} {outage} ms: {back:?}");
         }
     }
+}
+
+/// A daemon that stood still handles the answers that came meanwhile before any timer; and what nobody has
+/// answered has its full time from then on.
+#[test]
+fn a_pause_of_the_daemon_is_no_fault_of_a_path() {
+    for steady in [true, false] {
+        let (mut w, c) = warm(Setup::default());
+        silent(&mut w);
+        let lost = w.start_write(c, 0, pattern(1, 512));
+        w.run_ms(5);
+        let other = w.start_write(c, 512, pattern(2, 512));
+        w.run(Duration::from_micros(50));
+        w.pause(MS(10_000), steady);
+        let from = w.now;
+        w.answer(c, other).expect("its answer is there");
+        assert!(w.now - from < MS(1));
+        w.run_ms(5);
+        assert_eq!((w.state(1), w.failures(1)), (State::Active, 0));
+        if steady {
+            assert_eq!(w.failures(0), 0, "{}", w.story());
+            w.answer(c, lost).expect("repeated");
+            assert!(w.now - from > MS(900) && w.now - from < MS(1100), "{:?}", w.now - from);
+        } else {
+            assert_eq!(w.failures(0), 1, "what the clock is good for");
+        }
+        heal(w);
+    }
+}
+
+const TEST_UNIT_READY: u8 = 0x00;
+
+/// Nobody reads or writes, pings are answered, and the unit hangs.
+#[test]
+fn a_unit_that_hangs_behind_an_idle_path_is_found() {
+    let mut w = World::new(Setup::default());
+    w.faults(0).set("hang", Rule::new(Fault::Hold));
+    let found = w.until_state(0, State::Suspect);
+    assert!(found > MS(4000) && found < MS(7100), "{found:?}");
+    assert!(w.reason(0).contains("TEST UNIT READY"), "{}", w.reason(0));
+    w.run(MS(20_000));
+    assert_eq!((w.state(0), w.failures(0), w.state(1)), (State::Suspect, 0, State::Active));
+    heal(w);
+}
+
+#[test]
+fn an_idle_path_whose_unit_is_not_ready_is_not_kept() {
+    let mut w = World::new(Setup::default());
+    let not_ready = Fault::Sense(SenseCode { key: 2, asc: 0x04, ascq: 0x01 });
+    w.faults(0).set("becoming ready", Rule::new(not_ready));
+    let found = w.until("path 0 out", |w| w.state(0) != State::Active);
+    assert!(found <= MS(5100), "{found:?}");
+    heal(w);
+}
+
+/// Idle paths are asked every five seconds, busy ones are not.
+#[test]
+fn only_idle_paths_are_asked() {
+    let tunables = Tunables { check_interval: MS(20), ..Tunables::default() };
+    let (mut w, c) = warm(Setup { tunables, ..Setup::default() });
+    // A rule that only counts.
+    let count = Rule::new(Fault::Delay(MS(0), MS(0))).on(Commands::Opcode(TEST_UNIT_READY));
+    w.faults(0).set("count", count);
+    let asked = |w: &World| w.faults(0).struck("count");
+    let before = asked(&w);
+    Load::new(c, false).run(&mut w, 64, MS(100));
+    assert!(asked(&w) - before <= 1, "{}", asked(&w) - before);
+    let before = asked(&w);
+    w.run_ms(1000);
+    assert!((40..=51).contains(&(asked(&w) - before)), "{}", asked(&w) - before);
+    assert_eq!(suspected(&w), 0);
+    w.finish();
 }

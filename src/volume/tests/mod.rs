@@ -20,6 +20,7 @@ mod content;
 mod fence;
 mod flush;
 mod health;
+mod hedge;
 mod history;
 mod identity;
 mod inheritance;

@@ -65,10 +65,10 @@ impl Wire {
         moved
     }
 
-    /// When the next thing arrives.
-    pub(super) fn next(&self) -> Instant {
+    /// When the next thing arrives; at the target only, if the volume stands still.
+    pub(super) fn next(&self, paused: bool) -> Instant {
         let to_target = self.to_target.front().filter(|_| !self.stalled).map(|(at, _)| *at);
-        let to_volume = self.to_volume.front().map(|(at, _)| *at);
+        let to_volume = self.to_volume.front().filter(|_| !paused).map(|(at, _)| *at);
         to_target.into_iter().chain(to_volume).min().unwrap_or(Instant::MAX)
     }
 }

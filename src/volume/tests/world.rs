@@ -2,7 +2,7 @@
 
 use super::peer::Peer;
 use super::wire::{Item, Net, Portal, Wire, pieces, taken};
-use crate::base::{Duration, Instant, Payload};
+use crate::base::{Duration, Instant, Payload, SteadyClock};
 use crate::export::client::{Answer, ClientConfig, Op};
 use crate::path::{Fence, Ledger, PathIndex, Policy, State};
 use crate::session::Digest;
@@ -88,6 +88,9 @@ pub(super) struct World {
     pub(super) log: Vec<Notice>,
     pub(super) connects: Vec<(Instant, SocketAddr)>,
     pub(super) drained: Vec<bool>,
+    /// What the volumes take for the time, and whether they stand still.
+    steady: SteadyClock,
+    paused: bool,
     /// The state file, and how long writing it takes; `None`: it cannot be written.
     pub(super) state: Vec<NexusRecord>,
     pub(super) record_delay: Option<Duration>,
@@ -214,6 +217,8 @@ impl World {
             log: Vec::new(),
             connects: Vec::new(),
             drained: vec![false; lanes],
+            steady: SteadyClock::default(),
+            paused: false,
             state: Vec::new(),
             record_delay: Some(Duration::from_millis(2)),
             recording: Vec::new(),
@@ -234,10 +239,11 @@ impl World {
             assert!(self.steps < STEPS_MAX, "a busy loop at {:?}", self.now);
             let mut moved = self.deliver();
             moved |= self.nodes_turn();
-            for lane in 0..self.volumes.len() {
+            let lanes = if self.paused { 0 } else { self.volumes.len() };
+            for lane in 0..lanes {
                 moved |= self.lane_turn(lane);
             }
-            moved |= self.peers_turn();
+            moved |= !self.paused && self.peers_turn();
             if !moved {
                 return;
             }
@@ -248,7 +254,8 @@ impl World {
     fn advance(&mut self, limit: Instant) {
         let mut next = limit;
         for volume in &self.volumes {
-            next = next.min(volume.poll_deadline().unwrap_or(Instant::MAX));
+            let at = volume.poll_deadline().map_or(Instant::MAX, |at| self.steady.raw(at));
+            next = next.min(if self.paused { Instant::MAX } else { at });
         }
         for node in self.nodes.iter().flatten() {
             next = next.min(node.poll_deadline().map_or(Instant::MAX, ours));
@@ -256,12 +263,15 @@ impl World {
         for wire in &self.wires {
             let portal = &self.portals[wire.portal];
             if portal.net != Net::Silent {
-                next = next.min(wire.next());
+                next = next.min(wire.next(self.paused));
             }
         }
-        next = next.min(self.attempts.iter().map(|a| a.due).min().unwrap_or(Instant::MAX));
-        next = next.min(self.recording.iter().map(|(at, ..)| *at).min().unwrap_or(Instant::MAX));
-        next = next.min(self.closing.iter().map(|(at, ..)| *at).min().unwrap_or(Instant::MAX));
+        if !self.paused {
+            next = next.min(self.attempts.iter().map(|a| a.due).min().unwrap_or(Instant::MAX));
+            next = next.min(self.closing.iter().map(|(at, ..)| *at).min().unwrap_or(Instant::MAX));
+            next =
+                next.min(self.recording.iter().map(|(at, ..)| *at).min().unwrap_or(Instant::MAX));
+        }
         assert!(next >= self.now, "the deadline {next:?} lies before {:?}", self.now);
         if next > self.now {
             self.steps = 0;
@@ -276,6 +286,20 @@ impl World {
         while self.now < end {
             self.advance(end);
             self.settle();
+        }
+    }
+
+    /// The daemon stands still, and everything else goes on. It may have been told by the clock (`steady`).
+    pub(super) fn pause(&mut self, duration: Duration, steady: bool) {
+        self.settle();
+        let deadlines = self.volumes.iter().filter_map(Volume::poll_deadline);
+        let due = deadlines.min().unwrap_or(Instant::MAX);
+        self.paused = true;
+        self.run(duration);
+        self.paused = false;
+        if steady {
+            let (_, late) = self.steady.turn(self.now, due);
+            assert!(late.is_some(), "a pause that nobody would notice");
         }
     }
 
@@ -312,12 +336,13 @@ impl World {
 
     fn lane_turn(&mut self, lane: usize) -> bool {
         let mut moved = false;
+        let now = self.steady.at(self.now);
         let volume = &mut self.volumes[lane];
-        if volume.poll_deadline().is_some_and(|at| at <= self.now) {
-            volume.handle_timeout(self.now);
+        if volume.poll_deadline().is_some_and(|at| at <= now) {
+            volume.handle_timeout(now);
             moved = true;
         }
-        volume.finish_turn(self.now);
+        volume.finish_turn(now);
         while let Some(action) = self.volumes[lane].poll_action() {
             moved = true;
             self.act(lane, action);
@@ -337,6 +362,7 @@ impl World {
     }
 
     fn transmit(&mut self, lane: usize, endpoint: Endpoint) -> bool {
+        let steady = self.steady.at(self.now);
         let World { volumes, wires, portals, socket, peers, now, .. } = self;
         let Some(tx) = volumes[lane].tx(endpoint) else { return false };
         match endpoint {
@@ -346,7 +372,7 @@ impl World {
                 let portal = &portals[wire.portal];
                 let sent = wire.send(*now + portal.delay, portal.send_buffer, tx);
                 if sent {
-                    volumes[lane].handle_sent(*now, endpoint);
+                    volumes[lane].handle_sent(steady, endpoint);
                 }
                 sent
             }
@@ -365,7 +391,7 @@ impl World {
                 if segments.is_empty() {
                     return false;
                 }
-                volumes[lane].handle_sent(*now, endpoint);
+                volumes[lane].handle_sent(steady, endpoint);
                 true
             }
         }
@@ -413,7 +439,7 @@ impl World {
             Action::WakeLane(_) => {}
             Action::TargetWasReset(target) => {
                 for other in (0..self.volumes.len()).filter(|other| *other != lane) {
-                    self.volumes[other].target_was_reset(self.now, &target);
+                    self.volumes[other].target_was_reset(self.steady.at(self.now), &target);
                 }
             }
             Action::Drained => self.drained[lane] = true,
@@ -433,12 +459,13 @@ impl World {
     fn deliver(&mut self) -> bool {
         let now = self.now;
         let mut moved = false;
-        let due: Vec<_> = self.closing.extract_if(.., |(at, ..)| *at <= now).collect();
+        let heard = if self.paused { Instant::ZERO } else { now };
+        let due: Vec<_> = self.closing.extract_if(.., |(at, ..)| *at <= heard).collect();
         for (_, lane, path) in due {
             moved = true;
-            self.volumes[lane].handle_socket_closed(now, Endpoint::Path(path));
+            self.volumes[lane].handle_socket_closed(self.steady.at(now), Endpoint::Path(path));
         }
-        let due: Vec<_> = self.attempts.extract_if(.., |a| a.due <= now).collect();
+        let due: Vec<_> = self.attempts.extract_if(.., |a| a.due <= heard).collect();
         for attempt in due {
             moved = true;
             self.connected(attempt);
@@ -461,7 +488,7 @@ impl World {
         let node = portal.map(|p| self.portals[p].node).filter(|n| self.nodes[*n].is_some());
         let (Some(portal), Some(node), None) = (portal, node, fails) else {
             let why = fails.unwrap_or("connection refused");
-            self.volumes[lane].handle_connect_failed(self.now, path, why);
+            self.volumes[lane].handle_connect_failed(self.steady.at(self.now), path, why);
             return;
         };
         let target = self.nodes[node].as_mut().expect("it is there");
@@ -480,7 +507,7 @@ impl World {
         });
         self.socket[lane][path.get()] = Some(self.wires.len() - 1);
         let local = SocketAddr::from(([10, 0, 1, 1], 50_000));
-        self.volumes[lane].handle_connected(self.now, path, local);
+        self.volumes[lane].handle_connected(self.steady.at(self.now), path, local);
     }
 
     fn deliver_on(&mut self, index: usize) -> bool {
@@ -515,11 +542,13 @@ impl World {
         }
         while let Some((at, _)) = self.wires[index].to_volume.front()
             && *at <= now
+            && !self.paused
         {
             let (_, item) = self.wires[index].to_volume.pop_front().expect("just seen");
             let Some((lane, path)) = self.owner(index) else { continue };
             moved = true;
             let endpoint = Endpoint::Path(path);
+            let now = self.steady.at(now);
             match item {
                 Item::Bytes(bytes) => self.volumes[lane].handle_received(now, endpoint, bytes),
                 Item::Fin => self.volumes[lane].handle_disconnected(now, endpoint, None),
@@ -603,12 +632,12 @@ impl World {
             peer.up.extend(pieces(&segments, 512 * 1024));
             while !peer.up.is_empty() && self.volumes[*lane].wants_input(endpoint) {
                 let chunk = peer.up.pop_front().expect("just seen");
-                self.volumes[*lane].handle_received(self.now, endpoint, chunk);
+                self.volumes[*lane].handle_received(self.steady.at(self.now), endpoint, chunk);
                 moved = true;
             }
             if peer.eof && peer.up.is_empty() && !peer.closing {
                 peer.eof = false;
-                self.volumes[*lane].handle_disconnected(self.now, endpoint, None);
+                self.volumes[*lane].handle_disconnected(self.steady.at(self.now), endpoint, None);
                 moved = true;
             }
             if peer.closing {
@@ -618,7 +647,7 @@ impl World {
                 peer.id = None;
                 peer.client.handle_eof();
                 peer.poll(&mut self.clock);
-                self.volumes[lane].handle_socket_closed(self.now, endpoint);
+                self.volumes[lane].handle_socket_closed(self.steady.at(self.now), endpoint);
                 moved = true;
             }
         }
@@ -753,7 +782,7 @@ impl World {
 
     /// A client that has just connected.
     pub(super) fn connect(&mut self, lane: usize, config: ClientConfig) -> usize {
-        let id = self.volumes[lane].handle_client(self.now);
+        let id = self.volumes[lane].handle_client(self.steady.at(self.now));
         self.peers.push((lane, Peer::new(id, config)));
         self.peers.len() - 1
     }
@@ -837,7 +866,11 @@ impl World {
         peer.up.clear();
         let error = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
         let lane = *lane;
-        self.volumes[lane].handle_disconnected(self.now, Endpoint::Client(id), Some(&error));
+        self.volumes[lane].handle_disconnected(
+            self.steady.at(self.now),
+            Endpoint::Client(id),
+            Some(&error),
+        );
     }
 
     // --- the end

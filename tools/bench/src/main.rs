@@ -125,13 +125,21 @@ fn machine(effort: Effort) -> String {
         1 => "one turn each".to_owned(),
         n => format!("medians of {n} turns each, in turn; spread in brackets"),
     };
+    let load = read("/proc/loadavg");
+    let load = load.split(' ').next().unwrap_or_default();
+    // What others do on the machine cannot be taken out of a rate.
+    let busy = match load.parse::<f64>() {
+        Ok(busy) if busy > count as f64 / 2.0 => {
+            " **The machine was busy with other things: rates and latencies scatter; processor time does so least.**"
+        }
+        _ => "",
+    };
     format!(
-        "# Results\n\n{}, Linux {}, {count} x {model}, load average before {}; {} s per turn, {turns}. \
+        "# Results\n\n{}, Linux {}, {count} x {model}, load average before {load}; {} s per turn, {turns}. \
          Ratios are first : second, IOPS more is better, CPU and p50 less is better. Every load was run once \
-         with verified content before. [README.md](README.md) says how to read them.\n\n",
+         with verified content before. [README.md](README.md) says how to read them.{busy}\n\n",
         date.unwrap_or_default().trim(),
         read("/proc/sys/kernel/osrelease").trim(),
-        read("/proc/loadavg").split(' ').next().unwrap_or("unknown"),
         effort.seconds
     )
 }

@@ -99,7 +99,7 @@ mod tests {
             buffer.reverse();
             theirs.write_all(&buffer).unwrap();
         });
-        let sent: Vec<u8> = (0..1 << 20).map(|n: u32| (n * 7 >> 3) as u8).collect();
+        let sent: Vec<u8> = (0..1 << 20).map(|n: u32| ((n * 7) >> 3) as u8).collect();
         (&ours).write_all(&sent).unwrap();
         let mut back = vec![0; 1 << 20];
         (&ours).read_exact(&mut back).unwrap();

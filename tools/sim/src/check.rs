@@ -64,7 +64,7 @@ pub fn order(load: &Load) -> Result<(), Broken> {
         let good = asked.answer.as_ref().filter(|answer| answer.good);
         let ended = good.map(|answer| answer.ended);
         for cell in asked.first..asked.first + asked.cells {
-            let history = cells.entry(cell).or_insert_with(Cell::new);
+            let history = cells.entry(cell).or_insert_with(Cell::zeros);
             match asked.kind {
                 Kind::Write { .. } => history.wrote(value(token, cell), asked.began, ended),
                 Kind::Zero { .. } => history.wrote(ZERO, asked.began, ended),

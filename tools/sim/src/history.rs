@@ -51,7 +51,7 @@ pub struct Cell {
 impl Cell {
     /// A cell that reads as zeros from the start.
     #[must_use]
-    pub fn new() -> Cell {
+    pub fn zeros() -> Cell {
         let mut cell = Cell::default();
         cell.wrote(ZERO, 0, Some(0));
         cell.zeroed = false;
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_late_write_is_found() {
-        let mut cell = Cell::new();
+        let mut cell = Cell::zeros();
         cell.wrote(1, 1, Some(2));
         cell.wrote(2, 3, Some(4));
         assert_eq!(cell.check(), Ok(()));
@@ -182,18 +182,18 @@ mod tests {
 
     #[test]
     fn a_lost_write_is_found_and_open_ones_are_allowed() {
-        let mut cell = Cell::new();
+        let mut cell = Cell::zeros();
         cell.wrote(1, 1, Some(2));
         cell.read(0, 3, 4);
         assert!(cell.check().is_err());
-        let mut cell = Cell::new();
+        let mut cell = Cell::zeros();
         cell.wrote(1, 1, None);
         cell.read(0, 3, 4);
         cell.read(1, 5, 6);
         assert_eq!(cell.check(), Ok(()));
         cell.read(0, 7, 8);
         assert!(cell.check().is_err());
-        let mut cell = Cell::new();
+        let mut cell = Cell::zeros();
         cell.wrote(1, 1, Some(9));
         cell.wrote(2, 2, Some(8));
         cell.read(2, 3, 4);
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn zeros_come_and_go_and_still_bury_what_was_before() {
-        let mut cell = Cell::new();
+        let mut cell = Cell::zeros();
         cell.wrote(1, 1, Some(2));
         cell.wrote(ZERO, 3, Some(4));
         cell.read(0, 5, 6);
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn zeros_that_were_overwritten_do_not_come_back() {
-        let mut cell = Cell::new();
+        let mut cell = Cell::zeros();
         cell.wrote(ZERO, 1, Some(2));
         cell.wrote(2, 3, Some(4));
         cell.read(0, 5, 6);
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_trim_may_do_nothing_but_not_late() {
-        let mut cell = Cell::new();
+        let mut cell = Cell::zeros();
         cell.wrote(1, 1, Some(2));
         cell.trimmed(3, Some(4));
         cell.read(1, 5, 6);

@@ -14,6 +14,7 @@
 //! | [`load`] | what clients ask for, and the record of what they saw |
 //! | [`chaos`] | what goes wrong, and when it heals |
 //! | [`history`], [`check`] | the rules; they know nothing of the product's own reasoning |
+//! | [`policies`] | how each policy shares the load out, `snapshots/policies.txt` |
 //! | [`scenario`] | named stories in a small language, `scenarios/*.scenario` |
 //! | [`run`], [`report`] | one run from begin to end, and what is printed when a rule broke |
 //!
@@ -27,6 +28,7 @@ pub mod load;
 pub mod net;
 pub mod peer;
 pub mod plan;
+pub mod policies;
 pub mod report;
 pub mod run;
 pub mod scenario;

@@ -135,15 +135,15 @@ impl Run<'_> {
             (0..shape.peers).map(|n| load::connect(w, &mut dice, n % lanes)).collect();
         for _ in 0..self.plan.rounds {
             if w.daemon_runs() {
-                for peer in 0..peers.len() {
-                    let gone = w.peers[peers[peer]].id.is_none();
+                for (index, peer) in peers.iter_mut().enumerate() {
+                    let gone = w.peers[*peer].id.is_none();
                     let leaves = mischief.vanish_one_in > 0 && dice.one_in(mischief.vanish_one_in);
                     if leaves {
-                        w.tell(format!("client {} vanishes", peers[peer]));
-                        w.vanish(peers[peer]);
+                        w.tell(format!("client {peer} vanishes"));
+                        w.vanish(*peer);
                     }
                     if gone || leaves {
-                        peers[peer] = load::connect(w, &mut dice, peer % lanes);
+                        *peer = load::connect(w, &mut dice, index % lanes);
                     }
                 }
                 self.load.ask(w, &mut dice, shape, &peers);
