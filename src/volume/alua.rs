@@ -119,7 +119,7 @@ pub(super) fn identified(v: &mut Volume, now: Instant, path: PathIndex, facts: F
     let standing = &mut v.links[path.get()].alua;
     standing.port = port.filter(|_| facts.tpgs != 0);
     (standing.implicit, standing.explicit) = (facts.tpgs & 1 != 0, facts.tpgs & 2 != 0);
-    v.explicit |= standing.explicit;
+    v.explicit.possible |= standing.explicit;
     if standing.port.is_some() {
         start(v, now, path);
         return true;
