@@ -209,10 +209,7 @@ pub struct Volume {
     payload_held: u64,
     blocked: VecDeque<ClientId>,
     no_path_reported: bool,
-    /// Some path's storage takes SET TARGET PORT GROUPS.
-    explicit: bool,
-    /// Since when no usable path is optimized, where it does.
-    slow_since: Option<Instant>,
+    explicit: explicit::Need,
     /// Something became possible in this turn after its time had passed: once more.
     again: bool,
     /// Clients with events that were not asked for.
@@ -309,8 +306,7 @@ impl Volume {
             payload_held: 0,
             blocked: VecDeque::new(),
             no_path_reported: false,
-            explicit: false,
-            slow_since: None,
+            explicit: explicit::Need::default(),
             again: false,
             attention: Vec::with_capacity(16),
             next_tick: Instant::ZERO,
