@@ -258,9 +258,11 @@ fn cleared_parts(v: &mut Volume, now: Instant) {
     }
     gone.sort_unstable_by_key(|(started, id)| (*started, id.slot()));
     while let Some((_, id)) = gone.pop() {
-        let part = v.parts.get_mut(id).expect("it was just there");
+        // Its session may just have been given up.
+        let flight = v.parts.get_mut(id).and_then(|part| part.flight.as_mut());
+        let Some(flight) = flight else { continue };
         // The attention says it: a target that does not know it any more will not execute it.
-        part.flight.as_mut().expect("it is in flight").reset = true;
+        flight.reset = true;
         abandon::abandon(v, now, id);
     }
     v.scratch = gone;
