@@ -313,7 +313,8 @@ impl World {
         self.attempts.clear();
         self.closing.clear();
         for index in 0..self.peers.len() {
-            if self.peers[index].id.take().is_some() {
+            if self.peers[index].id.is_some() {
+                self.gone(index);
                 self.peers[index].client.handle_eof();
                 self.collect(index);
             }
@@ -548,6 +549,13 @@ impl World {
         let lane = peer.lane;
         self.volumes[lane].handle_disconnected(self.now, Endpoint::Client(id), Some(&error));
         self.awake[lane] = true;
+    }
+
+    /// Its socket is gone; an answer that it has not seen is none.
+    fn gone(&mut self, peer: usize) {
+        self.clock += 1;
+        self.peers[peer].id = None;
+        self.peers[peer].gone = Some(self.clock);
     }
 
     /// Something was done to a lane's volume from outside: it gets a turn.
