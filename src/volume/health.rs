@@ -70,7 +70,9 @@ pub(super) fn answered(v: &mut Volume, now: Instant, path: PathIndex, op: Op) {
 
 /// The path has become active.
 pub(super) fn back(v: &mut Volume, now: Instant, path: PathIndex) {
-    v.links[path.get()].owed_since = now;
+    let link = &mut v.links[path.get()];
+    link.owed_since = now;
+    link.flush_late = false;
     idle::begin(v, now, path);
     move_reads(v, now);
 }
@@ -301,7 +303,10 @@ fn late_parts(v: &mut Volume, now: Instant) {
 
 /// A part past its deadline.
 fn give_up(v: &mut Volume, now: Instant, id: PartId, started: Instant) {
-    let Some(flight) = v.parts.get(id).and_then(|part| part.flight) else { return };
+    let Some(part) = v.parts.get(id) else { return };
+    let Some(flight) = part.flight else { return };
+    let flushes = part.verb == PartVerb::Sync;
+    v.links[flight.path.get()].flush_late |= flushes;
     let why = format!(
         "a command has had no answer for {:.1} s although the connection is up: the unit behind this path hangs; \
          its commands are repeated elsewhere ({})",
