@@ -247,7 +247,7 @@ pub(super) fn done(v: &mut Volume, now: Instant, key: Key, completion: Completio
     let good = outcome == Outcome::GOOD;
     let ended = if good { Ended::Good } else { Ended::Error };
     let straggler = end(v, now, key, ended).expect("it was just there");
-    health::answered(v, now, path, verb.op());
+    health::answered(v, now, path, verb.op(), straggler.started);
     proven(v, &straggler);
     if !good {
         let context = Context::first(verb.kind(), true);

@@ -114,6 +114,8 @@ pub(super) struct Link {
     pub(super) resets: u64,
     /// When its session last said that commands sent before may be gone without an answer.
     pub(super) cleared_at: Option<Instant>,
+    /// It has let SYNCHRONIZE CACHE pass its deadline since it was last active.
+    pub(super) flush_late: bool,
     /// How many commands it takes.
     pub(super) depth: Depth,
     /// Its unit takes more than one command at a time (CMDQUE).
@@ -176,6 +178,7 @@ impl Link {
             good: Instant::ZERO,
             resets: 0,
             cleared_at: None,
+            flush_late: false,
             depth: Depth::new(depth),
             queues: true,
             closed_since: None,
