@@ -415,7 +415,15 @@ impl Session {
         self.command_ended(now);
     }
 
-    /// Logs out when the target asked for it and nothing is in flight any more.
+    /// Takes no commands any more and logs out when nothing is in flight, at the latest after `within`.
+    pub fn log_out_when_idle(&mut self, now: Instant, within: Duration) {
+        if self.state == State::FullFeature && self.logout_due.is_none() {
+            self.logout_due = Some(now + within);
+            self.command_ended(now);
+        }
+    }
+
+    /// Logs out when that was asked for and nothing is in flight any more.
     pub(super) fn command_ended(&mut self, now: Instant) {
         if self.logout_due.is_some() && self.tasks.live() == 0 {
             self.logout(now);

@@ -19,10 +19,13 @@ use super::resets::{UnitKey, Waiting};
 use super::spec::FenceProof;
 use super::table::Key;
 use super::{Level, Volume, abandon, detour, flush};
-use crate::base::Instant;
+use crate::base::{Duration, Instant};
 use crate::path::planted::{Bug, planted};
 use crate::path::{Nexus, PathIndex, Proof};
 use crate::session::TaskTag;
+
+/// The longest rest after a refused reset, in `management_timeout`s.
+const REST_FACTOR_MAX: u32 = 16;
 
 /// The nexus of a path's present session on this lane.
 pub(super) fn nexus(v: &Volume, path: PathIndex) -> Nexus {
@@ -164,7 +167,7 @@ pub(super) fn reset_answered(v: &mut Volume, now: Instant, path: PathIndex, resp
     let key = unit_key(v, path);
     if response != 0 {
         v.shared.resets().failed(&key, serial);
-        v.links[path.get()].reset_not_before = now + v.spec.tunables.management_timeout;
+        rest(v, now, path);
         let why = format!(
             "LOGICAL UNIT RESET was answered with response {response}: no proof; blocks in doubt stay held \
              until fence_timeout"
@@ -174,6 +177,7 @@ pub(super) fn reset_answered(v: &mut Volume, now: Instant, path: PathIndex, resp
         return;
     }
     let Some(freed_now) = v.shared.resets().answered(&key, serial) else { return };
+    v.links[path.get()].reset_rest = Duration::ZERO;
     let mut proven = 0;
     for waiting in &freed_now {
         for nexus in [Some(waiting.nexus), waiting.inherited].into_iter().flatten() {
@@ -190,6 +194,41 @@ pub(super) fn reset_answered(v: &mut Volume, now: Instant, path: PathIndex, resp
     freed(v, now, Some(path), proven, how);
     sibling_sessions(v, now, path);
     retry(v, now);
+}
+
+/// The next reset of this path is some time off, each time twice as long.
+fn rest(v: &mut Volume, now: Instant, path: PathIndex) {
+    let least = v.spec.tunables.management_timeout;
+    let link = &mut v.links[path.get()];
+    link.reset_rest = (link.reset_rest * 2).clamp(least, least * REST_FACTOR_MAX);
+    link.reset_not_before = now + link.reset_rest;
+}
+
+/// Doubts of earlier sessions whose reset was refused, or not answered in time: after a rest the path logs out
+/// and in again, to be reset before any command uses it. Not while nothing else carries I/O.
+pub(super) fn renew(v: &mut Volume, now: Instant) {
+    for index in 0..v.links.len() {
+        let link = &v.links[index];
+        let path = link.index;
+        let rested = !link.reset_rest.is_zero() && now >= link.reset_not_before;
+        if !rested || !matches!(link.phase, Phase::Up) || link.disabling || v.draining.is_some() {
+            continue;
+        }
+        let usable = v.engine.usable();
+        let alone = usable.contains(path) && usable.len() == 1;
+        // What hangs on this very session is not found by leaving it.
+        let here = v.shared.ledger().doubted_since(nexus(v, path)).is_some();
+        if !alone && !here && (needed(v, path) || wanted(v, path)) {
+            let link = &mut v.links[index];
+            link.reset_not_before = now + link.reset_rest;
+            link::renew(
+                v,
+                now,
+                path,
+                "logs in again to have the unit reset: writes of an earlier session are not proven dead",
+            );
+        }
+    }
 }
 
 /// A reset had no answer for `management_timeout`: another one may be sent, by whoever comes first.
@@ -357,6 +396,9 @@ pub(super) fn retry(v: &mut Volume, now: Instant) {
         let patience = v.spec.tunables.management_timeout;
         let wanted = wanted(v, path) && now < v.links[index].fencing_since + patience;
         if !needed(v, path) && !wanted {
+            if self::wanted(v, path) {
+                rest(v, now, path);
+            }
             go_on(v, now, path);
         } else if v.links[index].reset.is_none() {
             run_reset(v, now, path);

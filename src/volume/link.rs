@@ -78,6 +78,8 @@ pub(super) struct Link {
     pub(super) reset: Option<(u32, Instant)>,
     /// The target has refused to reset: it is not asked again before this.
     pub(super) reset_not_before: Instant,
+    /// How long that was; zero: the last one was answered.
+    pub(super) reset_rest: Duration,
     /// Since when it waits for a reset.
     pub(super) fencing_since: Instant,
     /// The same nexus as an earlier process has left it behind.
@@ -158,6 +160,7 @@ impl Link {
             portal_group: None,
             reset: None,
             reset_not_before: Instant::ZERO,
+            reset_rest: Duration::ZERO,
             fencing_since: Instant::ZERO,
             inherited: None,
             recorded: Recorded::No,
@@ -659,13 +662,25 @@ fn leave(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
     v.links[path.get()].phase = Phase::LoggingOut { then };
 }
 
+/// The session ends in order when it is idle, and the path comes back at once.
+pub(super) fn renew(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
+    v.notice(now, Level::Info, Some(path), "logs out", why);
+    leave(v, now, path, why);
+    let limit = v.spec.tunables.shutdown_timeout;
+    if let Some(session) = v.links[path.get()].session() {
+        session.log_out_when_idle(now, limit);
+    }
+    v.mark_link(path);
+    events(v, now, path);
+}
+
 /// The session has ended as it should.
 fn logged_out(v: &mut Volume, now: Instant, path: PathIndex, then: Then) {
     if then == Then::Reconnect && v.engine.state(path) == State::Probing {
         let link = &v.links[path.get()];
         let negotiated = link.session_ref().and_then(Session::negotiated);
         let time2wait = negotiated.map_or(Duration::ZERO, |n| n.time2wait);
-        let why = "logged out because the target asked for it";
+        let why = "logged out in order, to come back";
         v.engine.fail(now, path, Failure::Transient, time2wait, why);
     }
     give_up(v, now, path, then);

@@ -445,6 +445,7 @@ impl Volume {
         dispatch::no_path(self, now);
         fencing::hung_units(self, now);
         fencing::retry(self, now);
+        fencing::renew(self, now);
         fence_command::tick(self, now);
         check::tick(self, now);
         nexus::tidy(self);

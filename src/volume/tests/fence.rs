@@ -352,6 +352,38 @@ fn no_other_portal_is_asked_without_a_doubt_or_beyond_the_target() {
     }
 }
 
+/// A reset that was refused is asked for again, each time after twice as long: the path logs out and in for it,
+/// since no command may use the session before. Nobody's request fails for that.
+#[test]
+fn a_refused_reset_is_asked_for_again() {
+    let tunables = Tunables { fence_timeout: Duration::MAX, ..Tunables::default() };
+    let mut w = World::new(setup(tunables));
+    let c = w.client();
+    doubtful(&mut w, c);
+    let overlapping = w.start_write(c, 0, pattern(2, 4096));
+    w.faults(0).set("tmf", Rule::new(Fault::TaskManagementAnswer(5)));
+    w.portals[0].net = Net::Works;
+    w.until_active();
+    let lost = w.failures(0);
+    let mut at = |w: &mut World, seconds: u64, count: u64| {
+        w.run(Duration::from_secs(seconds));
+        assert_eq!(resets(w, 0), count, "{}", w.story());
+        w.read(c, 1 << 20, 4096).expect("served");
+    };
+    at(&mut w, 29, 1);
+    at(&mut w, 2, 2);
+    at(&mut w, 58, 2);
+    at(&mut w, 4, 3);
+    assert_eq!((w.failures(0) - lost, w.logged("logs out")), (2, 2), "{}", w.story());
+    assert!(!w.is_done(c, overlapping));
+    w.faults(0).clear();
+    w.until("the proof", |w| w.volumes[0].snapshot().fences.proven == 1);
+    w.answer(c, overlapping).expect("proven");
+    w.until_active();
+    assert_eq!((w.node(0).held(), w.read(c, 0, 4096).expect("read")), (0, pattern(2, 4096)));
+    w.finish();
+}
+
 /// ABORT TASK answered with 0 proves it dead, and the session stays.
 #[test]
 fn an_abort_that_is_answered_proves_and_the_session_stays() {
