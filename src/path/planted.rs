@@ -22,11 +22,13 @@ pub enum Bug {
     AbortedIsDone,
     /// A daemon that starts does not look at what the one before it left behind.
     LeftBehindIgnored,
+    /// Reads are copied whatever was saved up for it.
+    HedgesUnpaid,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 8] = [
+    pub const ALL: [Bug; 9] = [
         Bug::RetryTooLax,
         Bug::IsidChanges,
         Bug::ResetSkipped,
@@ -35,6 +37,7 @@ impl Bug {
         Bug::GrantForgotten,
         Bug::AbortedIsDone,
         Bug::LeftBehindIgnored,
+        Bug::HedgesUnpaid,
     ];
 
     /// As the simulator's command line has it.
@@ -49,6 +52,7 @@ impl Bug {
             Bug::GrantForgotten => "grant-forgotten",
             Bug::AbortedIsDone => "aborted-is-done",
             Bug::LeftBehindIgnored => "left-behind-ignored",
+            Bug::HedgesUnpaid => "hedges-unpaid",
         }
     }
 }

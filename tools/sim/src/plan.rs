@@ -81,6 +81,7 @@ impl Plan {
         if access_states(&mut dice.fork(), &mut pair) {
             mischief.change_access();
         }
+        daemon_dies(&mut dice.fork(), &mut mischief);
         if bug == Some(Bug::FenceOff) {
             tunables.fence = FenceMode::Off;
         }
@@ -159,6 +160,13 @@ fn access_states(dice: &mut Dice, pair: &mut PairConfig) -> bool {
         node.abilities.alua_transition_secs = seconds;
     }
     has
+}
+
+/// One daemon in five is killed now and then.
+fn daemon_dies(dice: &mut Dice, mischief: &mut Mischief) {
+    if dice.one_in(5) {
+        mischief.kill_daemon(dice.pick(&[30, 100, 300]));
+    }
 }
 
 fn portals(dice: &mut Dice) -> Vec<Portal> {

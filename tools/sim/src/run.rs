@@ -114,8 +114,9 @@ impl Run<'_> {
         self.come_back()?;
         self.last_reads()?;
         self.leave()?;
-        check::order(&self.load)?;
+        check::order(&self.world, &self.load)?;
         check::stable(&self.world, &self.load)?;
+        check::hedges(&self.world)?;
         check::tidy(&self.world)?;
         Ok(Outcome {
             hash: self.world.trace.hash(),
