@@ -69,6 +69,7 @@ pub fn one_slow_path() -> Result<Figures, String> {
     let even = under(&daemon, &["round-robin"])?;
     let latency = under(&daemon, &["latency"])?;
     daemon.stop();
+    eprintln!("{alone:?} {even:?} {latency:?}");
     Ok(vec![
         latency.reads.iops / even.reads.iops,
         100.0 * latency.reads.iops / alone.reads.iops,

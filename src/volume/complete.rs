@@ -32,7 +32,7 @@ pub(super) fn done(
     let good = outcome == Outcome::GOOD;
     let ended = if good { Ended::Good } else { Ended::Error };
     v.engine.finished(path, verb.op(), bytes, now - flight.started, ended);
-    health::answered(v, now, path, verb.op());
+    health::answered(v, now, path, verb.op(), flight.started);
     if good {
         carried_out(v, now, path);
         flush::session_answered(v, path, flight.started);
