@@ -24,11 +24,13 @@ pub enum Bug {
     LeftBehindIgnored,
     /// Reads are copied whatever was saved up for it.
     HedgesUnpaid,
+    /// What was released without a proof is never compared.
+    WatchForgotten,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 9] = [
+    pub const ALL: [Bug; 10] = [
         Bug::RetryTooLax,
         Bug::IsidChanges,
         Bug::ResetSkipped,
@@ -38,6 +40,7 @@ impl Bug {
         Bug::AbortedIsDone,
         Bug::LeftBehindIgnored,
         Bug::HedgesUnpaid,
+        Bug::WatchForgotten,
     ];
 
     /// As the simulator's command line has it.
@@ -53,6 +56,7 @@ impl Bug {
             Bug::AbortedIsDone => "aborted-is-done",
             Bug::LeftBehindIgnored => "left-behind-ignored",
             Bug::HedgesUnpaid => "hedges-unpaid",
+            Bug::WatchForgotten => "watch-forgotten",
         }
     }
 }

@@ -98,6 +98,45 @@ pub fn order(w: &World, load: &Load) -> Result<(), Broken> {
     Ok(())
 }
 
+/// When everything is healed and repaired, each cell holds what was written last: the requests from `last`
+/// on have read it. What was refused, trimmed or left open says nothing of its cells.
+///
+/// # Errors
+/// The first cell that holds something older.
+pub fn at_the_end(load: &Load, last: usize) -> Result<(), Broken> {
+    let broken = |(what, cell)| Broken { rule: Rule::Order, what, cells: Some((cell, 1)) };
+    let mut cells: HashMap<u64, Option<Cell>> = HashMap::new();
+    for (token, asked) in load.asked.iter().enumerate() {
+        let good = asked.answer.as_ref().filter(|answer| answer.good);
+        for cell in asked.first..asked.first + asked.cells {
+            let history = cells.entry(cell).or_insert_with(|| Some(Cell::zeros()));
+            let Some(known) = history else { continue };
+            match (asked.kind, good) {
+                (Kind::Flush, _) => {}
+                (Kind::Read, Some(answer)) if token >= last => {
+                    let seen = answer.seen[(cell - asked.first) as usize];
+                    known.read(seen, asked.began, answer.ended);
+                }
+                (Kind::Read, _) => {}
+                (Kind::Write { .. }, Some(answer)) => {
+                    known.wrote(value(token, cell), asked.began, Some(answer.ended));
+                }
+                (Kind::Zero { .. }, Some(answer)) => {
+                    known.wrote(ZERO, asked.began, Some(answer.ended));
+                }
+                (Kind::Trim | Kind::Write { .. } | Kind::Zero { .. }, _) => *history = None,
+            }
+        }
+    }
+    let mut all: Vec<(u64, Cell)> =
+        cells.into_iter().filter_map(|(cell, history)| Some((cell, history?))).collect();
+    all.sort_unstable_by_key(|(cell, _)| *cell);
+    for (cell, history) in all {
+        history.check().map_err(|what| broken((format!("cell {cell}: {what}"), cell)))?;
+    }
+    Ok(())
+}
+
 /// SYNCHRONIZE CACHE, both forms.
 const SYNCS: [u8; 2] = [0x35, 0x91];
 
