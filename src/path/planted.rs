@@ -22,11 +22,15 @@ pub enum Bug {
     AbortedIsDone,
     /// A daemon that starts does not look at what the one before it left behind.
     LeftBehindIgnored,
+    /// Reads are copied whatever was saved up for it.
+    HedgesUnpaid,
+    /// What was released without a proof is never compared.
+    WatchForgotten,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 8] = [
+    pub const ALL: [Bug; 10] = [
         Bug::RetryTooLax,
         Bug::IsidChanges,
         Bug::ResetSkipped,
@@ -35,6 +39,8 @@ impl Bug {
         Bug::GrantForgotten,
         Bug::AbortedIsDone,
         Bug::LeftBehindIgnored,
+        Bug::HedgesUnpaid,
+        Bug::WatchForgotten,
     ];
 
     /// As the simulator's command line has it.
@@ -49,6 +55,8 @@ impl Bug {
             Bug::GrantForgotten => "grant-forgotten",
             Bug::AbortedIsDone => "aborted-is-done",
             Bug::LeftBehindIgnored => "left-behind-ignored",
+            Bug::HedgesUnpaid => "hedges-unpaid",
+            Bug::WatchForgotten => "watch-forgotten",
         }
     }
 }

@@ -5,6 +5,7 @@
 //! command, and all the time that the command may take. A target that cannot be reached now is covered by
 //! its mirror: the flush goes to every reachable target instead, and the unreachable one keeps its mark
 //! until it has been flushed after its return. So is one that let a flush pass its deadline, until it answers.
+//! After a crash of the daemon every target counts as written to.
 
 use super::link::Link;
 use super::request::{self, Asker, Part, PartVerb, Request, RequestId, Stage, Verb};
@@ -85,11 +86,13 @@ pub(super) fn in_reach(v: &Volume) -> PathSet {
 /// One set of paths per target that needs a flush.
 fn targets_to_flush(v: &Volume, marks: &Marks) -> Vec<PathSet> {
     let (usable, reach) = (v.engine.usable(), in_reach(v));
+    let before = v.shared.unflushed_before();
     let mut groups: Vec<(&str, PathSet, bool)> = Vec::new();
     for link in &v.links {
         // Of a path that has not shown its unit nothing is known but that others have written there.
         let cache = link.unit.as_ref().is_none_or(|unit| unit.write_cache());
-        let dirty = cache && marks[link.index.get()] > v.shared.flushed(link.index);
+        let marked = marks[link.index.get()] > v.shared.flushed(link.index);
+        let dirty = cache && (marked || before.contains(link.index));
         match groups.iter_mut().find(|(name, ..)| *name == link.spec.target) {
             Some((_, paths, any)) => {
                 paths.insert(link.index);

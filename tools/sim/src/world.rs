@@ -452,6 +452,12 @@ impl World {
 
     // --- what can be seen
 
+    /// Ranges that were released without a proof are still looked after.
+    #[must_use]
+    pub fn watches(&self) -> bool {
+        self.volumes.first().is_some_and(|volume| volume.snapshot().watched > 0)
+    }
+
     /// The state of a path on a lane.
     #[must_use]
     pub fn state_on(&self, lane: usize, path: usize) -> State {
