@@ -20,11 +20,13 @@ pub enum Bug {
     GrantForgotten,
     /// A command that was aborted by a reset on another session is not repeated.
     AbortedIsDone,
+    /// A daemon that starts does not look at what the one before it left behind.
+    LeftBehindIgnored,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 7] = [
+    pub const ALL: [Bug; 8] = [
         Bug::RetryTooLax,
         Bug::IsidChanges,
         Bug::ResetSkipped,
@@ -32,6 +34,7 @@ impl Bug {
         Bug::FreeAtReply,
         Bug::GrantForgotten,
         Bug::AbortedIsDone,
+        Bug::LeftBehindIgnored,
     ];
 
     /// As the simulator's command line has it.
@@ -45,6 +48,7 @@ impl Bug {
             Bug::FreeAtReply => "free-at-reply",
             Bug::GrantForgotten => "grant-forgotten",
             Bug::AbortedIsDone => "aborted-is-done",
+            Bug::LeftBehindIgnored => "left-behind-ignored",
         }
     }
 }

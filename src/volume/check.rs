@@ -7,7 +7,7 @@
 use super::request::{self, Asker, Part, PartVerb, Request, RequestId, Stage, Verb};
 use super::watch::{Due, Written};
 use super::{Level, Volume};
-use crate::base::{Duration, Instant, Payload};
+use crate::base::{Instant, Payload};
 use crate::path::{BlockRange, FenceMode, Nexus, PathIndex, PathSet, TicketId};
 use crate::wire::nbd::NbdError;
 
@@ -36,9 +36,8 @@ pub(super) fn account(v: &mut Volume, request: &Request, ticket: TicketId) {
         watch.written(range, now_there.unwrap_or(&Written::Unknown));
     }
     let tunables = &v.spec.tunables;
-    let may_be_released =
-        tunables.fence == FenceMode::Overlap && tunables.fence_timeout < Duration::MAX;
-    if let Some(late) = content.filter(|_| in_doubt && may_be_released) {
+    // With `strict` or without a timeout nothing is released today; but both can be set while it is held.
+    if let Some(late) = content.filter(|_| in_doubt && tunables.fence != FenceMode::Off) {
         watch.keep(ticket, range, late, block_size, tunables.watch_memory);
     }
     let watching = !watch.is_empty();

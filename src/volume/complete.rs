@@ -151,7 +151,10 @@ fn context(v: &Volume, id: PartId, path: PathIndex, outcome: &Outcome) -> Contex
     let here = history.last.as_ref().is_some_and(|(last, _)| *last == path);
     let zero_unless_here = |value| if here { value } else { 0 };
     let same = history.elsewhere.iter().any(|(p, o)| *p != path && o.is_same_as(outcome));
-    let usable = v.engine.usable();
+    let usable = match part.verb {
+        PartVerb::Sync => flush::in_reach(v),
+        _ => v.engine.usable(),
+    };
     // A part that belongs to one target has no other paths than that one's.
     let usable = part.only.map_or(usable, |only| usable.and(only));
     Context {

@@ -13,12 +13,12 @@
 //!
 //! Without any of them the range is given up after `fence_timeout`, in mode `overlap` only.
 
-use super::link::{FENCE, Phase};
+use super::link::{self, FENCE, Phase};
 use super::request::{self, PartId};
 use super::resets::{UnitKey, Waiting};
 use super::spec::FenceProof;
 use super::table::Key;
-use super::{Level, Volume, abandon, flush, probing};
+use super::{Level, Volume, abandon, detour, flush};
 use crate::base::Instant;
 use crate::path::planted::{Bug, planted};
 use crate::path::{Nexus, PathIndex, Proof};
@@ -67,6 +67,13 @@ fn wanted(v: &Volume, path: PathIndex) -> bool {
 pub(super) fn needed(v: &Volume, path: PathIndex) -> bool {
     let ledger = v.shared.ledger();
     ledger.needs_proof(nexus(v, path)) || inherited(v, path).is_some_and(|n| ledger.needs_proof(n))
+}
+
+/// The same, of a path that need not have logged in yet.
+pub(super) fn owed(v: &Volume, path: PathIndex) -> bool {
+    let ledger = v.shared.ledger();
+    let before = v.links[path.get()].inherited;
+    ledger.needs_proof(nexus(v, path)) || before.is_some_and(|n| ledger.needs_proof(n))
 }
 
 /// A path has logged in. Returns whether its session has to wait for a reset before anything may use it.
@@ -246,7 +253,12 @@ pub(super) fn hung_units(v: &mut Volume, now: Instant) {
         }
         let since = v.shared.ledger().doubted_since(nexus(v, path));
         let patience = v.spec.tunables.command_timeout;
-        if since.is_none_or(|since| now < since + patience) {
+        let Some(since) = since.filter(|since| now >= *since + patience) else { continue };
+        if owes_data(v, path) {
+            // Other writes there may get rid of their data, or run into their own deadline.
+            if now >= since + patience * 2 {
+                give_up(v, now, path);
+            }
             continue;
         }
         if may_reset(v, now, path) {
@@ -255,6 +267,23 @@ pub(super) fn hung_units(v: &mut Volume, now: Instant) {
             v.links[index].reset_not_before = now + v.spec.tunables.management_timeout;
         }
     }
+}
+
+/// Whether a write of the unit on this session has not got rid of its data: no reset then, see
+/// [`Session::abort`](crate::session::Session::abort).
+fn owes_data(v: &Volume, path: PathIndex) -> bool {
+    let link = &v.links[path.get()];
+    link.session_ref().is_some_and(|session| session.any_data_outstanding(link.spec.lun))
+}
+
+/// A session that cannot be reset as its writes never get rid of their data: the proof comes by the next login.
+fn give_up(v: &mut Volume, now: Instant, path: PathIndex) {
+    let why = format!(
+        "writes there are in doubt, and LOGICAL UNIT RESET cannot be sent while the target waits for data of \
+         others: its connection is reset ({})",
+        link::where_(&v.links[path.get()])
+    );
+    link::fail(v, now, path, &why);
 }
 
 /// Whether a reset of the unit was answered after this command was sent.
@@ -301,9 +330,16 @@ pub(super) fn abort_all_on(v: &mut Volume, now: Instant, target: &str, except: O
             tags.extend(probing.asked());
         }
         tags.extend(v.links[path.get()].alua.tag());
-        let Some(session) = v.links[path.get()].session() else { continue };
+        let link = &mut v.links[path.get()];
+        let Some(session) = link.session() else { continue };
+        let mut silent = false;
         for tag in tags {
+            silent |= session.data_outstanding(tag);
             session.abort(now, tag);
+        }
+        if silent {
+            // What still owes data cannot be aborted: if it does not move any more, its session is given up.
+            link.cleared_at = Some(now);
         }
         v.mark_link(path);
     }
@@ -336,5 +372,5 @@ fn go_on(v: &mut Volume, now: Instant, path: PathIndex) {
     let (key, own) = (unit_key(v, path), nexus(v, path));
     v.shared.resets().gone(&key, own);
     v.links[path.get()].reset = None;
-    probing::begin(v, now, path);
+    detour::go_on(v, now, path);
 }

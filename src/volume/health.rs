@@ -92,7 +92,9 @@ fn owes_since_before(v: &Volume, path: PathIndex, then: Instant) -> bool {
 
 /// The path has become active.
 pub(super) fn back(v: &mut Volume, now: Instant, path: PathIndex) {
-    v.links[path.get()].owed_since = now;
+    let link = &mut v.links[path.get()];
+    link.owed_since = now;
+    link.flush_late = false;
     idle::begin(v, now, path);
     move_reads(v, now);
 }
@@ -280,9 +282,11 @@ fn cleared_parts(v: &mut Volume, now: Instant) {
     }
     gone.sort_unstable_by_key(|(started, id)| (*started, id.slot()));
     while let Some((_, id)) = gone.pop() {
-        let part = v.parts.get_mut(id).expect("it was just there");
+        // Its session may just have been given up.
+        let flight = v.parts.get_mut(id).and_then(|part| part.flight.as_mut());
+        let Some(flight) = flight else { continue };
         // The attention says it: a target that does not know it any more will not execute it.
-        part.flight.as_mut().expect("it is in flight").reset = true;
+        flight.reset = true;
         abandon::abandon(v, now, id);
     }
     v.scratch = gone;
@@ -321,7 +325,10 @@ fn late_parts(v: &mut Volume, now: Instant) {
 
 /// A part past its deadline.
 fn give_up(v: &mut Volume, now: Instant, id: PartId, started: Instant) {
-    let Some(flight) = v.parts.get(id).and_then(|part| part.flight) else { return };
+    let Some(part) = v.parts.get(id) else { return };
+    let Some(flight) = part.flight else { return };
+    let flushes = part.verb == PartVerb::Sync;
+    v.links[flight.path.get()].flush_late |= flushes;
     let why = format!(
         "a command has had no answer for {:.1} s although the connection is up: the unit behind this path hangs; \
          its commands are repeated elsewhere ({})",

@@ -14,7 +14,7 @@ use super::idle::{self, Check};
 use super::nexus::{self, Recorded};
 use super::probing::{self, Probing};
 use super::spec::PathSpec;
-use super::{Action, Level, Volume, complete, content, fencing, flush};
+use super::{Action, Level, Volume, complete, content, detour, fencing, flush};
 use crate::base::{Blame, Duration, Instant, TxQueue};
 use crate::limits;
 use crate::path::identity::LogicalUnit;
@@ -90,6 +90,10 @@ pub(super) struct Link {
     configured: SocketAddr,
     pub(super) local: Option<SocketAddr>,
     hops: u32,
+    /// Connections that were asked for since the last login.
+    pub(super) tries: u32,
+    /// The present connection leads to another path's portal: for a proof alone.
+    pub(super) detour: bool,
     pub(super) disabling: bool,
     /// A path that is being disabled and does not become idle is given up then.
     pub(super) disable_by: Instant,
@@ -108,6 +112,8 @@ pub(super) struct Link {
     pub(super) resets: u64,
     /// When its session last said that commands sent before may be gone without an answer.
     pub(super) cleared_at: Option<Instant>,
+    /// It has let SYNCHRONIZE CACHE pass its deadline since it was last active.
+    pub(super) flush_late: bool,
     /// How many commands it takes.
     pub(super) depth: Depth,
     /// Its unit takes more than one command at a time (CMDQUE).
@@ -157,6 +163,8 @@ impl Link {
             recorded: Recorded::No,
             local: None,
             hops: 0,
+            tries: 0,
+            detour: false,
             disabling: false,
             disable_by: Instant::MAX,
             mismatched_until: None,
@@ -167,6 +175,7 @@ impl Link {
             good: Instant::ZERO,
             resets: 0,
             cleared_at: None,
+            flush_late: false,
             depth: Depth::new(depth),
             queues: true,
             closed_since: None,
@@ -232,6 +241,11 @@ impl Link {
             return Duration::ZERO;
         }
         now - *self.closed_since.get_or_insert(now)
+    }
+
+    /// Where the present connection leads to, or the next one.
+    pub(super) fn remote(&self) -> SocketAddr {
+        self.remote
     }
 
     /// Whether it is logged in and takes commands, were there any.
@@ -327,13 +341,18 @@ pub(super) fn connect(v: &mut Volume, now: Instant, path: PathIndex) {
     }
     assert!(link.session.is_none(), "the old session is gone before a new connection is made");
     link.phase = Phase::Connecting;
-    let action = Action::Connect {
-        path,
-        remote: link.remote,
-        source: link.spec.source,
-        interface: link.spec.interface.clone(),
-        timeout,
+    link.tries += 1;
+    let detour = detour::choose(v, now, path);
+    let link = &mut v.links[path.get()];
+    link.detour = detour.is_some();
+    let (source, interface) = match detour {
+        Some(detour) => {
+            link.remote = detour.remote;
+            (detour.source, detour.interface)
+        }
+        None => (link.spec.source, link.spec.interface.clone()),
     };
+    let action = Action::Connect { path, remote: link.remote, source, interface, timeout };
     v.actions.push_back(action);
 }
 
@@ -356,11 +375,16 @@ pub(super) fn connected(v: &mut Volume, now: Instant, path: PathIndex, local: So
 }
 
 fn session_config(v: &Volume, path: PathIndex) -> session::Config {
-    let spec = &v.links[path.get()].spec;
+    let link = &v.links[path.get()];
+    let spec = &link.spec;
     let kind = Kind::Normal { target: spec.target.clone() };
     let mut config = session::Config::new(v.spec.initiator_name.clone(), spec.isid, kind);
     config.isid[5] ^= u8::from(planted(Bug::IsidChanges)) * v.links[path.get()].generation as u8;
-    config.expected_portal_group = spec.portal_group;
+    config.expected_portal_group = match (link.detour, link.generation) {
+        (false, _) => spec.portal_group,
+        (true, 0) => link.inherited.and_then(|nexus| nexus.group),
+        (true, _) => link.portal_group,
+    };
     config.header_digest = spec.header_digest;
     config.data_digest = spec.data_digest;
     config.chap = spec.chap.clone();
@@ -650,7 +674,7 @@ fn logged_out(v: &mut Volume, now: Instant, path: PathIndex, then: Then) {
 fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) {
     let link = &mut v.links[path.get()];
     assert!(matches!(link.phase, Phase::LoggingIn), "a login ends once");
-    link.hops = 0;
+    (link.hops, link.tries) = (0, 0);
     link.login = now;
     link.cleared_at = None;
     link.resets = v.shared.resets_sent(path);
@@ -658,7 +682,7 @@ fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) {
     link.portal_group = group;
     v.engine.transition(now, path, State::Probing, "logged in");
     if !fencing::logged_in(v, now, path) {
-        probing::begin(v, now, path);
+        detour::go_on(v, now, path);
     }
 }
 

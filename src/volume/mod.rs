@@ -28,6 +28,7 @@ mod check;
 mod clients;
 mod complete;
 mod content;
+mod detour;
 mod dispatch;
 pub mod doubts;
 mod explicit;
