@@ -94,7 +94,7 @@ fn carry_out(step: Step, network: &Network, pair: &mut Pair<'_>) {
     }
 }
 
-/// Two writers with blocks of their own that read back what they have written, as they go.
+/// Writers with blocks of their own that read back what they have written, as they go.
 fn load(uri: &str, seconds: u64, seed: u64, scratch: &Scratch) -> Process {
     let limit = (seconds + 90).to_string();
     let mut fio = command(None, "timeout");
@@ -109,6 +109,8 @@ fn load(uri: &str, seconds: u64, seed: u64, scratch: &Scratch) -> Process {
     fio.args(["--verify_fatal=1", &format!("--runtime={seconds}")]);
     fio.args([&format!("--randseed={}", seed % 1_000_000), "--eta=never", "--size=24M"]);
     fio.args(["--name=low", "--offset=0", "--name=high", "--offset=32M"]);
+    // Overwritten several times a second: what a path does late finds something newer, not checked yet.
+    fio.args(["--name=hot", "--offset=60M", "--size=2M", "--verify_backlog=384"]);
     Process::start("fio", fio, &scratch.path("fio.log"))
 }
 
