@@ -46,6 +46,11 @@ impl Payload {
         &self.pieces
     }
 
+    /// The pieces in order, given away.
+    pub fn into_pieces(self) -> impl Iterator<Item = Bytes> {
+        self.pieces.into_iter()
+    }
+
     /// Appends all pieces of `other`.
     pub fn append(&mut self, other: Payload) {
         self.len += other.len;

@@ -241,7 +241,7 @@ impl Connection {
     fn put_good(&mut self, handle: Handle, request: &InFlight, reply: Reply) {
         match (reply, request.form) {
             (Reply::Done, Form::Done { .. }) => self.put_simple(request.cookie, 0),
-            (Reply::Data(data), Form::Data) => self.put_data(request, &data),
+            (Reply::Data(data), Form::Data) => self.put_data(request, data),
             (Reply::Extents(extents), Form::Extents { one }) => {
                 self.put_extents(request, one, &extents);
             }
@@ -270,7 +270,7 @@ impl Connection {
     }
 
     /// The data is complete, so one chunk with DONE is safe: nothing can fail any more.
-    fn put_data(&mut self, request: &InFlight, data: &Payload) {
+    fn put_data(&mut self, request: &InFlight, data: Payload) {
         let &InFlight { cookie, offset, len, .. } = request;
         assert_eq!(data.len(), len as usize, "the data of a READ is as long as the request");
         if self.agreed.structured {
@@ -279,8 +279,8 @@ impl Connection {
         } else {
             self.put_simple(cookie, 0);
         }
-        for piece in data.pieces() {
-            self.tx.put_bytes(piece.clone());
+        for piece in data.into_pieces() {
+            self.tx.put_bytes(piece);
         }
     }
 

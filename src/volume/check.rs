@@ -20,11 +20,12 @@ pub(super) struct Progress {
 }
 
 /// A request that owns a range is over, well or not, and its range is not yet released.
-pub(super) fn account(v: &mut Volume, request: &Request, ticket: TicketId) {
+pub(super) fn account(v: &Volume, id: RequestId, ticket: TicketId) {
     let in_doubt = v.shared.ledger().is_in_doubt(ticket);
     if !in_doubt && !v.shared.is_watching() {
         return;
     }
+    let request = v.requests.get(id).expect("the caller holds the request");
     let Some(range) = BlockRange::new(request.first, request.end - request.first) else { return };
     let Some(block_size) = v.unit.as_ref().map(|unit| unit.block_size()) else { return };
     let content = content(request, range, block_size);

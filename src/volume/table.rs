@@ -86,6 +86,18 @@ impl<T> Table<T> {
         Some(value)
     }
 
+    /// Drops the value where it lies; the key is never valid again.
+    ///
+    /// # Panics
+    /// When it was not valid before.
+    pub fn discard(&mut self, key: Key) {
+        let entry = &mut self.slots[key.slot as usize];
+        assert!(entry.generation == key.generation && entry.value.is_some(), "an old key");
+        entry.value = None;
+        entry.generation = entry.generation.wrapping_add(1);
+        self.free.push(key.slot);
+    }
+
     /// All values.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.slots.iter_mut().filter_map(|entry| entry.value.as_mut())
@@ -115,5 +127,7 @@ mod tests {
         assert_eq!(table.remove(old), None);
         assert_eq!(Key::from_token(new.to_token()), new);
         assert_eq!((table.len(), table.iter().count()), (1, 1));
+        table.discard(new);
+        assert_eq!((table.get(new), table.len()), (None, 0));
     }
 }
