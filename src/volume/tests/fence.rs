@@ -365,7 +365,7 @@ fn a_refused_reset_is_asked_for_again() {
     w.portals[0].net = Net::Works;
     w.until_active();
     let lost = w.failures(0);
-    let mut at = |w: &mut World, seconds: u64, count: u64| {
+    let at = |w: &mut World, seconds: u64, count: u64| {
         w.run(Duration::from_secs(seconds));
         assert_eq!(resets(w, 0), count, "{}", w.story());
         w.read(c, 1 << 20, 4096).expect("served");
