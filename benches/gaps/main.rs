@@ -126,7 +126,10 @@ fn main() {
 
 fn usage(why: &str) -> ! {
     let names: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
-    eprintln!("gaps: {why}; usage: cargo bench --bench gaps -- [--runs N] [--log] [{}]", names.join("|"));
+    eprintln!(
+        "gaps: {why}; usage: cargo bench --bench gaps -- [--runs N] [--log] [{}]",
+        names.join("|")
+    );
     std::process::exit(2);
 }
 

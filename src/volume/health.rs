@@ -58,13 +58,7 @@ pub(super) fn landed(v: &mut Volume, path: PathIndex, op: Op) {
 }
 
 /// The target answered a command that `started` then, well or not.
-pub(super) fn answered(
-    v: &mut Volume,
-    now: Instant,
-    path: PathIndex,
-    op: Op,
-    started: Instant,
-) {
+pub(super) fn answered(v: &mut Volume, now: Instant, path: PathIndex, op: Op, started: Instant) {
     if op == Op::Other || !v.engine.suspects().contains(path) {
         return;
     }
