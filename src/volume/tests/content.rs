@@ -3,6 +3,7 @@
 use super::world::{Setup, World, pattern};
 use crate::base::Duration;
 use crate::path::State;
+use crate::volume::spec::Tunables;
 use mpio_target::faults::Commands;
 use mpio_target::{Fault, Pair, PairConfig, Rule};
 
@@ -103,6 +104,46 @@ fn two_blank_units_are_told_apart_by_the_first_write() {
     }
     assert_eq!(other.journal().count(), 0);
     w.finish();
+}
+
+/// A read over the path in service that is not answered gives its place back, although nobody waits for it
+/// any more and the target does not answer the first ABORT TASK either: with a queue of one nothing else
+/// could be sent there.
+#[test]
+fn a_reference_read_without_an_answer_gives_its_place_back() {
+    for orphaned in [false, true] {
+        let tunables = Tunables {
+            queue_depth: 1,
+            trust_identity: false,
+            nop_interval: Duration::from_secs(5),
+            check_interval: Duration::from_secs(600),
+            ..Tunables::default()
+        };
+        let mut w = World::cold(Setup { tunables, ..setup() });
+        label(&w.pair, 1);
+        w.until_active();
+        let c = w.client();
+        w.kill(1);
+        w.until("path 1 out", |w| w.state(1) != State::Active);
+        let once = |fault| Rule::new(fault).times(1);
+        w.faults(0).set("mute", once(Fault::Mute).on(Commands::Reads));
+        w.faults(0).set("tmf", once(Fault::TaskManagementMute));
+        w.start(1);
+        w.until_state(1, State::Probing);
+        w.run_ms(100);
+        if orphaned {
+            w.kill(1);
+        }
+        let token = w.start_read(c, 0, 512);
+        w.run(Duration::from_secs(1));
+        assert!(!w.is_done(c, token) || w.state(1) == State::Active, "the place is taken");
+        w.answer(c, token).expect("read");
+        if orphaned {
+            w.start(1);
+        }
+        w.until_active();
+        w.finish();
+    }
 }
 
 /// The path to the right unit goes: the other one, which nobody has proven, does not take its place.

@@ -126,9 +126,4 @@ mod planted {
     fn copies_that_nobody_paid_for_are_found() {
         finds(Bug::Product(Product::HedgesUnpaid), 200, &[Rule::Hedges]);
     }
-
-    #[test]
-    fn a_late_write_that_is_not_repaired_is_found() {
-        finds(Bug::Product(Product::WatchForgotten), 1500, &[Rule::Order]);
-    }
 }
