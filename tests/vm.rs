@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-const SCRIPTS: [&str; 5] = ["nbd.sh", "lio.sh", "hang.sh", "proofs.sh", "stale.sh"];
+const SCRIPTS: [&str; 5] = ["nbd.sh", "lio.sh", "hang.sh", "stale.sh", "proofs.sh"];
 
 /// What the scripts need on the host, whose file system the machine sees; with its package.
 const PROGRAMS: [(&str, &str); 15] = [
