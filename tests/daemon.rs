@@ -8,6 +8,8 @@
 mod admission;
 #[path = "lane/client.rs"]
 mod client;
+#[path = "daemon/fence.rs"]
+mod fence;
 mod harness;
 #[path = "daemon/io_uring.rs"]
 mod io_uring;

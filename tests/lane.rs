@@ -187,7 +187,7 @@ fn both_paths_carry_what_is_written_and_read() {
     }
 }
 
-/// DESIGN: read-modify-write under a range; neighbours stay as they are.
+/// Read-modify-write under a range; neighbours stay as they are.
 #[test]
 fn unaligned_requests_change_only_their_bytes() {
     let config = PairConfig { block_size: 4096, ..PairConfig::default() };

@@ -254,7 +254,7 @@ fn qemu_io_discards_zeroes_and_forces_unit_access() {
     daemon.stop();
 }
 
-/// The issue in one test: a verified load goes on while each target dies and comes back.
+/// The main job in one test: a verified load goes on while each target dies and comes back.
 #[test]
 fn fio_sees_no_error_while_each_target_is_killed_in_turn() {
     require(&["fio"]);

@@ -1,7 +1,6 @@
 //! A real Debian kernel on top and below: `/dev/nbd0` with ext4 over `tgtd`, and over the kernel's own target.
 //!
-//! One boot of the virtual machine runs both guest scripts (`tests/vm/nbd.sh`, `tests/vm/lio.sh`); each test
-//! here looks at one of them. What the machine says in lines that start with `## ` is shown as it comes;
+//! One boot of the virtual machine runs all guest scripts (`tests/vm/*.sh`); each test here looks at one of them. What the machine says in lines that start with `## ` is shown as it comes;
 //! everything is kept in `target/tmp/vm/console.log`.
 #![cfg(feature = "linux")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
@@ -17,10 +16,11 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-const SCRIPTS: [&str; 4] = ["nbd.sh", "lio.sh", "proofs.sh", "stale.sh"];
+const SCRIPTS: [&str; 5] = ["nbd.sh", "lio.sh", "hang.sh", "proofs.sh", "stale.sh"];
 
 /// What the scripts need on the host, whose file system the machine sees; with its package.
-const PROGRAMS: [(&str, &str); 14] = [
+const PROGRAMS: [(&str, &str); 15] = [
+    ("fio", "fio"),
     ("tgtd", "tgt"),
     ("nbd-client", "nbd-client"),
     ("mkfs.ext4", "e2fsprogs"),
@@ -45,6 +45,11 @@ fn nbd_client_and_ext4_across_killed_targets() {
 #[test]
 fn lio_with_mutual_chap_and_digests_across_network_failures() {
     assert_passed("lio.sh");
+}
+
+#[test]
+fn a_disk_that_hangs_behind_lio() {
+    assert_passed("hang.sh");
 }
 
 #[test]
@@ -122,9 +127,9 @@ fn boot(share: &Path) -> Result<(), String> {
         .and_then(|program| std::fs::copy(program, &guest_tests))
         .map_err(|error| format!("cannot copy this program: {error}"))?;
     boot.files.push(guest_tests);
-    boot.time_limit = Duration::from_secs(540);
+    boot.time_limit = Duration::from_secs(720);
     show(&format!(
-        "vm: booting linux {} (emulated; the two scripts take some minutes)",
+        "vm: booting linux {} (emulated; the scripts take some minutes)",
         boot.kernel.version
     ));
     let outcome = boot.run(&mut |at, line| match line {

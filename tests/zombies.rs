@@ -310,8 +310,11 @@ fn hung() -> Box<dyn Stuck> {
     Box::new(Hung::new())
 }
 
+/// How a write comes to be stuck.
+type Way = fn() -> Box<dyn Stuck>;
+
 /// The ways, for people.
-const WAYS: [(&str, fn() -> Box<dyn Stuck>); 4] = [
+const WAYS: [(&str, Way); 4] = [
     ("tgtd stopped (SIGSTOP), W1 in its socket", frozen),
     ("packets to tgtd late, new logins too", late),
     ("packets to tgtd late, the new login first", login_first),
@@ -321,7 +324,7 @@ const WAYS: [(&str, fn() -> Box<dyn Stuck>); 4] = [
 /// Write ownership off: the very same rounds must corrupt the block, or they prove nothing.
 const OFF: &str = "fence = \"off\"";
 
-/// DESIGN "Write ownership": a target process that was stopped, and goes on.
+/// Write ownership: a target process that was stopped, and goes on.
 #[test]
 fn a_thawed_tgtd_changes_nothing() {
     assert_eq!(stale_rounds(&frozen, 3, ""), 0);

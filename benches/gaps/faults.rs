@@ -11,6 +11,7 @@ use crate::nbd_client::NbdClient;
 use mpio::base::Payload;
 use mpio::export::client::Op;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How long the load lasts; the fault begins a second after its beginning.
@@ -46,6 +47,11 @@ fn longest(fault: impl FnOnce(&mut Rig<'_>)) -> Result<Figures, String> {
         let fio = Fio::start(&rig.daemon.uri(), "randrw", 32, LOAD, &rig.scratch.path(""));
         fault(rig);
         let report = fio.finish()?;
+        if crate::LOG.load(Ordering::Relaxed) {
+            let status = rig.daemon.status();
+            let device = &status["devices"][0];
+            eprintln!("{}{}\n{}", rig.daemon.log(), device["latency_us"], device["hedges"]);
+        }
         Ok(vec![report.reads.longest_ms, report.writes.longest_ms])
     })
 }
@@ -96,8 +102,12 @@ pub fn held() -> Result<Figures, String> {
         let began = Instant::now();
         let (_first, second) = (write(1), write(2));
         std::thread::sleep(Duration::from_secs(5).saturating_sub(began.elapsed()));
-        rig.pair.nodes[0].thaw();
+        let held = rig.daemon.status()["devices"][0]["held_writes"].as_u64();
+        if held != Some(1) {
+            return Err(format!("{held:?} writes are held, not one"));
+        }
         let thawed = Instant::now();
+        rig.pair.nodes[0].thaw();
         client.finish(second).map_err(|error| format!("the held write: {error:?}"))?;
         Ok(vec![thawed.elapsed().as_secs_f64() * 1e3])
     })

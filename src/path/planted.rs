@@ -20,11 +20,17 @@ pub enum Bug {
     GrantForgotten,
     /// A command that was aborted by a reset on another session is not repeated.
     AbortedIsDone,
+    /// A daemon that starts does not look at what the one before it left behind.
+    LeftBehindIgnored,
+    /// Reads are copied whatever was saved up for it.
+    HedgesUnpaid,
+    /// What was released without a proof is never compared.
+    WatchForgotten,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 7] = [
+    pub const ALL: [Bug; 10] = [
         Bug::RetryTooLax,
         Bug::IsidChanges,
         Bug::ResetSkipped,
@@ -32,6 +38,9 @@ impl Bug {
         Bug::FreeAtReply,
         Bug::GrantForgotten,
         Bug::AbortedIsDone,
+        Bug::LeftBehindIgnored,
+        Bug::HedgesUnpaid,
+        Bug::WatchForgotten,
     ];
 
     /// As the simulator's command line has it.
@@ -45,6 +54,9 @@ impl Bug {
             Bug::FreeAtReply => "free-at-reply",
             Bug::GrantForgotten => "grant-forgotten",
             Bug::AbortedIsDone => "aborted-is-done",
+            Bug::LeftBehindIgnored => "left-behind-ignored",
+            Bug::HedgesUnpaid => "hedges-unpaid",
+            Bug::WatchForgotten => "watch-forgotten",
         }
     }
 }

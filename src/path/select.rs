@@ -12,6 +12,10 @@
 //!   weight; what it has had so far, divided by its weight (`weighted-paths`, stride scheduling); or what
 //!   the command would wait for (`latency`).
 //!
+//! A burst ends early where queues are what counts: under `least-queue-depth` and `least-bytes` a path runs
+//! ahead of the shortest queue by a part of a burst at most. Else a batch that is no longer than a burst
+//! would go to one path whole.
+//!
 //! The cost does not depend on the number of paths: sets are bits, the least key is found by a [`Tree`].
 //! Deliberately not here: which paths are candidates (engine), `failover` (failover).
 
@@ -264,17 +268,24 @@ impl Selector {
     }
 
     fn shortest_queue(&mut self, bytes: u32, candidates: PathSet) -> PathIndex {
-        let stays = self.stays(bytes, candidates);
-        let chosen = if stays { self.at } else { self.least(0, candidates) };
+        let chosen = self.short_or_here(self.burst.commands / 4, bytes, candidates);
         self.count(chosen, bytes);
         chosen
+    }
+
+    /// The shortest queue; or the path of this burst, if it is ahead of that by less than `ahead` commands or
+    /// bytes.
+    fn short_or_here(&self, ahead: u32, bytes: u32, candidates: PathSet) -> PathIndex {
+        let best = self.least(0, candidates);
+        let ahead = u64::from(ahead).saturating_mul(self.loads[best.get()].stride());
+        let near = || self.cost(0, self.at) < self.cost(0, best).saturating_add(ahead);
+        if self.stays(bytes, candidates) && near() { self.at } else { best }
     }
 
     fn least_bytes(&mut self, ask: Ask, candidates: PathSet) -> PathIndex {
         let chosen = match self.streams.path(ask.at, ask.bytes, candidates) {
             Some(path) => path,
-            None if self.stays(ask.bytes, candidates) => self.at,
-            None => self.least(0, candidates),
+            None => self.short_or_here(self.burst.bytes / 8, ask.bytes, candidates),
         };
         self.count(chosen, ask.bytes);
         self.streams.went(ask.at, ask.bytes, chosen);

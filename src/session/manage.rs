@@ -149,10 +149,11 @@ impl Session {
 
     /// Sends ABORT TASK for a live command, immediate; no more data is sent for it. Answered by
     /// [`Event::TaskManagement`] with the command's token. `false` when there is nothing to abort, or one is
-    /// out for it already.
+    /// out for it already, or the target still waits for data of it: such an abort LIO (Linux 6.1) was measured
+    /// never to answer, and its portal took no logins afterwards. Only the connection can be given up then.
     pub fn abort(&mut self, now: Instant, task: TaskTag) -> bool {
         let out = self.managements.iter().any(|m| m.is_about(task.0));
-        if self.state != State::FullFeature || out {
+        if self.state != State::FullFeature || out || self.data_outstanding(task) {
             return false;
         }
         let Some(found) = self.tasks.get(task.0) else { return false };
@@ -178,9 +179,13 @@ impl Session {
     }
 
     /// Sends LOGICAL UNIT RESET, immediate. Answered by [`Event::TaskManagement`] with `token`; before it
-    /// comes [`Event::Aborted`] for each command that it ended. `false` when it could not be sent.
+    /// comes [`Event::Aborted`] for each command that it ended. `false` when it could not be sent,
+    /// also because a command of that unit owes data: see [`Session::abort`].
     pub fn reset_logical_unit(&mut self, now: Instant, lun: u64, token: u64) -> bool {
-        if self.state != State::FullFeature || self.config.is_discovery() {
+        if self.state != State::FullFeature
+            || self.config.is_discovery()
+            || self.any_data_outstanding(lun)
+        {
             return false;
         }
         let request = Management {
@@ -410,7 +415,15 @@ impl Session {
         self.command_ended(now);
     }
 
-    /// Logs out when the target asked for it and nothing is in flight any more.
+    /// Takes no commands any more and logs out when nothing is in flight, at the latest after `within`.
+    pub fn log_out_when_idle(&mut self, now: Instant, within: Duration) {
+        if self.state == State::FullFeature && self.logout_due.is_none() {
+            self.logout_due = Some(now + within);
+            self.command_ended(now);
+        }
+    }
+
+    /// Logs out when that was asked for and nothing is in flight any more.
     pub(super) fn command_ended(&mut self, now: Instant) {
         if self.logout_due.is_some() && self.tasks.live() == 0 {
             self.logout(now);

@@ -306,6 +306,21 @@ impl Session {
         self.tasks.peek(tag.0).is_some_and(|task| task.queued > 0 || handed <= task.start)
     }
 
+    /// Whether the target has to wait for data of this live command: it has not asked for all of them, or not
+    /// all were handed to the kernel. Task management for it is not sent: see [`Session::abort`].
+    #[must_use]
+    pub fn data_outstanding(&self, tag: TaskTag) -> bool {
+        let handed = self.tx.handed();
+        self.tasks.peek(tag.0).is_some_and(|task| task.owes_data(handed))
+    }
+
+    /// The same of any live command of this logical unit.
+    #[must_use]
+    pub fn any_data_outstanding(&self, lun: u64) -> bool {
+        let handed = self.tx.handed();
+        self.tasks.any(|task| task.lun == lun && task.owes_data(handed))
+    }
+
     /// When the target last moved any command on: an answer, data, an R2T. Pings do not count.
     #[must_use]
     pub fn last_moved(&self) -> Instant {

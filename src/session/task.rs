@@ -66,6 +66,8 @@ pub(super) struct Task {
     pub cmd_sn: Serial,
     /// Offset of the command's first byte in the transmit stream.
     pub start: u64,
+    /// Offset of the end of what is ready of it there, its data included.
+    pub end: u64,
     /// Last time that the target moved it on.
     pub progress: Instant,
     /// Read: what came. Write: what is to be sent.
@@ -91,9 +93,18 @@ impl Task {
             lun: 0,
             cmd_sn: Serial(0),
             start: 0,
+            end: 0,
             progress: Instant::ZERO,
             data: Payload::new(),
         }
+    }
+}
+
+impl Task {
+    /// Whether the target has to wait for data of this command: it has not asked for all, or not all was handed
+    /// to the kernel, which has taken `handed` bytes of the stream.
+    pub fn owes_data(&self, handed: u64) -> bool {
+        self.way == Way::Write && (self.asked < self.edtl || self.queued > 0 || handed < self.end)
     }
 }
 
@@ -145,6 +156,11 @@ impl Tasks {
     pub fn peek(&self, tag: u32) -> Option<&Task> {
         let task = self.slots.get(usize::from(slot_of(tag)))?;
         (task.live && task.generation == generation_of(tag)).then_some(task)
+    }
+
+    /// Whether `wanted` holds for a live task.
+    pub fn any(&self, wanted: impl Fn(&Task) -> bool) -> bool {
+        self.slots.iter().any(|task| task.live && wanted(task))
     }
 
     /// Frees the slot of a live task. What it held was taken out before.

@@ -159,6 +159,7 @@ impl Session {
         };
         let bhs = header.to_bhs();
         self.framer.put_payload(&mut self.tx, &bhs, &task.data, 0, immediate as usize);
+        task.end = self.tx.queued();
         self.statistics.commands += 1;
         if unsolicited > immediate {
             task.queued = 1;
@@ -208,6 +209,7 @@ impl Session {
             };
             let (offset, len) = (transfer.offset as usize, len as usize);
             self.framer.put_payload(&mut self.tx, &header.to_bhs(), &task.data, offset, len);
+            task.end = self.tx.queued();
             self.statistics.data_out += 1;
             transfer.offset += len as u32;
             transfer.data_sn = transfer.data_sn.plus(1);

@@ -11,7 +11,7 @@
 
 use super::request::{Flight, PartId, PartVerb};
 use super::table::Key;
-use super::{Volume, check, complete, dispatch, fencing, health, hedge};
+use super::{Volume, check, complete, dispatch, fencing, health, hedge, link};
 use crate::base::{Instant, Payload};
 use crate::path::verdict::{self, Context, Decision, Outcome};
 use crate::path::{Ended, Nexus, PathIndex, TicketId};
@@ -107,17 +107,44 @@ pub(super) fn lives(v: &Volume, flight: &Flight) -> bool {
 }
 
 /// A write, or anything else that is past its deadline, is given up on a session that lives: ABORT TASK for
-/// it, and its part is free to go elsewhere. Its copy is proven dead by the answer, or stays in doubt.
+/// it, and its part is free to go elsewhere. Its copy is proven dead by the answer, or stays in doubt. Where
+/// the target still waits for data of it the session is given up instead.
 pub(super) fn abandon(v: &mut Volume, now: Instant, id: PartId) {
+    let flight = v.parts.get(id).and_then(|part| part.flight).expect("a part in flight");
+    if owes_data(v, now, flight.path, flight.tag) {
+        return;
+    }
     let key = leave(v, now, id);
     abort(v, now, key);
     v.ready.push_front(id);
 }
 
+/// No task management for what the target waits to get data of: LIO (Linux 6.1) never answers it, and lets
+/// nobody log in at that portal afterwards, while an old connection that is reset it clears away. The proof
+/// comes by the next login and a reset then. Returns whether the session is given up.
+fn owes_data(v: &mut Volume, now: Instant, path: PathIndex, tag: TaskTag) -> bool {
+    let link = &v.links[path.get()];
+    if !link.session_ref().is_some_and(|session| session.data_outstanding(tag)) {
+        return false;
+    }
+    let why = format!(
+        "a write is given up whose data the target has not got; it cannot be aborted in that state, so its \
+         connection is reset ({})",
+        link::where_(link)
+    );
+    link::fail(v, now, path, &why);
+    true
+}
+
 /// Asks the target to end a straggler.
 pub(super) fn abort(v: &mut Volume, now: Instant, key: Key) {
     let again = now + v.spec.tunables.management_timeout;
-    let straggler = v.stragglers.get_mut(key).expect("the caller found it");
+    // Its session may just have been given up.
+    let Some(straggler) = v.stragglers.get(key) else { return };
+    if owes_data(v, now, straggler.path, straggler.tag) {
+        return;
+    }
+    let straggler = v.stragglers.get_mut(key).expect("it was just there");
     let first = !std::mem::replace(&mut straggler.overdue, true);
     // Of a write the reset is the next proof; a second abort would only keep the target from answering it.
     straggler.abort_again = if straggler.verb.changes_state() { Instant::MAX } else { again };
@@ -220,7 +247,7 @@ pub(super) fn done(v: &mut Volume, now: Instant, key: Key, completion: Completio
     let good = outcome == Outcome::GOOD;
     let ended = if good { Ended::Good } else { Ended::Error };
     let straggler = end(v, now, key, ended).expect("it was just there");
-    health::answered(v, now, path, verb.op());
+    health::answered(v, now, path, verb.op(), straggler.started);
     proven(v, &straggler);
     if !good {
         let context = Context::first(verb.kind(), true);

@@ -119,7 +119,7 @@ pub(super) fn identified(v: &mut Volume, now: Instant, path: PathIndex, facts: F
     let standing = &mut v.links[path.get()].alua;
     standing.port = port.filter(|_| facts.tpgs != 0);
     (standing.implicit, standing.explicit) = (facts.tpgs & 1 != 0, facts.tpgs & 2 != 0);
-    v.explicit |= standing.explicit;
+    v.explicit.possible |= standing.explicit;
     if standing.port.is_some() {
         start(v, now, path);
         return true;
@@ -193,7 +193,7 @@ fn start(v: &mut Volume, now: Instant, path: PathIndex) {
 }
 
 fn step(v: &mut Volume, now: Instant, path: PathIndex) {
-    let Link { alua, session, .. } = &mut v.links[path.get()];
+    let Link { alua, session, check, .. } = &mut v.links[path.get()];
     let Some(question) = alua.question.as_mut() else { return };
     let session = session.as_mut().expect("a question needs a session");
     if session.room() == 0 {
@@ -206,6 +206,7 @@ fn step(v: &mut Volume, now: Instant, path: PathIndex) {
                 if read_len > 0 { Direction::Read { len: read_len } } else { Direction::None };
             question.tag = session.submit(now, Command { token: ACCESS, lun, cdb, data }).ok();
             assert!(question.tag.is_some(), "a session with room takes a command");
+            check.discount();
             v.mark_link(path);
         }
         Step::Wait(time) => {

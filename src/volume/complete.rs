@@ -32,7 +32,7 @@ pub(super) fn done(
     let good = outcome == Outcome::GOOD;
     let ended = if good { Ended::Good } else { Ended::Error };
     v.engine.finished(path, verb.op(), bytes, now - flight.started, ended);
-    health::answered(v, now, path, verb.op());
+    health::answered(v, now, path, verb.op(), flight.started);
     if good {
         carried_out(v, now, path);
         flush::session_answered(v, path, flight.started);
@@ -151,7 +151,10 @@ fn context(v: &Volume, id: PartId, path: PathIndex, outcome: &Outcome) -> Contex
     let here = history.last.as_ref().is_some_and(|(last, _)| *last == path);
     let zero_unless_here = |value| if here { value } else { 0 };
     let same = history.elsewhere.iter().any(|(p, o)| *p != path && o.is_same_as(outcome));
-    let usable = v.engine.usable();
+    let usable = match part.verb {
+        PartVerb::Sync => flush::in_reach(v),
+        _ => v.engine.usable(),
+    };
     // A part that belongs to one target has no other paths than that one's.
     let usable = part.only.map_or(usable, |only| usable.and(only));
     Context {

@@ -162,20 +162,22 @@ fn ask_reference(v: &mut Volume, now: Instant, path: PathIndex, lba: u64, blocks
 }
 
 /// Reads over references that have no answer for too long give their places back, whether the path that
-/// wanted to know is still there or not: nobody else looks after them.
+/// wanted to know is still there or not: nobody else looks after them. An abort that was refused or not
+/// answered is asked for once more.
 pub(super) fn tick(v: &mut Volume, now: Instant) {
     let limit = v.spec.tunables.command_timeout;
     let mut late: SmallVec<[ReferenceRead; 4]> = SmallVec::new();
     let links = &v.links;
-    v.reference_reads.retain(|read| {
+    v.reference_reads.retain_mut(|read| {
         let link = &links[read.path.get()];
         let session = link.session_ref().filter(|_| link.generation == read.generation);
         let lives = session.is_some_and(|session| session.last_progress(read.tag).is_some());
         let is_late = lives && now >= read.since + limit;
         if is_late {
             late.push(*read);
+            read.since = now;
         }
-        lives && !is_late
+        lives
     });
     for read in late {
         if let Some(session) = v.links[read.path.get()].session() {

@@ -4,7 +4,7 @@
 //! for `no_path_timeout` and then fails.
 
 use super::request::{self, Asker, Flight, Part, PartId, PartVerb, RequestId, Stage};
-use super::{Level, Volume, block_ops, check, health, hedge, nexus};
+use super::{Level, Volume, block_ops, check, flush, health, hedge, nexus};
 use crate::base::{Duration, Instant, Payload};
 use crate::path::identity::LogicalUnit;
 use crate::path::{Ask, Op, PathIndex, PathSet};
@@ -74,6 +74,9 @@ fn start(v: &mut Volume, now: Instant, id: PartId) -> Started {
     }
     let usable = v.engine.usable();
     let mut allowed = match part.only {
+        Some(only) if part.verb == PartVerb::Sync => {
+            usable.and(only).or_else(flush::in_reach(v).and(only)).or_else(usable)
+        }
         Some(only) => usable.and(only).or_else(usable),
         None => usable,
     };

@@ -35,6 +35,15 @@ const WINDOW_WAIT: Duration = Duration::from_millis(20);
 /// One that has no answer for so long is nobody's any more.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What this lane knows of the need to ask.
+#[derive(Debug, Default)]
+pub(super) struct Need {
+    /// Some path's storage takes SET TARGET PORT GROUPS.
+    pub(super) possible: bool,
+    /// Since when no usable path is optimized, where it does.
+    slow_since: Option<Instant>,
+}
+
 /// The device's turn to change access states, over all lanes.
 #[derive(Debug, Default)]
 pub struct Turn {
@@ -75,7 +84,7 @@ fn wanted(v: &Volume) -> Option<(PathIndex, Instant)> {
     if v.draining.is_some() {
         return None;
     }
-    if !v.explicit || is_optimized(v) {
+    if !v.explicit.possible || is_optimized(v) {
         return None;
     }
     let usable = v.engine.usable();
@@ -96,10 +105,11 @@ fn wanted(v: &Volume) -> Option<(PathIndex, Instant)> {
     };
     let path = v.engine.paths().filter(|path| may(*path)).min_by_key(rank)?;
     let from = match v.engine.down_since() {
-        // A path that has never been up may be the one that the storage serves.
-        Some(since) if v.links.iter().any(|link| is_new(v, link.index)) => since + START_WAIT,
-        Some(_) => Instant::ZERO,
-        None => v.slow_since.map_or(Instant::MAX, |since| since + SLOW_AFTER),
+        Some(since) => {
+            let coming = v.links.iter().filter_map(|link| comes(v, link.index, since));
+            coming.max().unwrap_or(Instant::ZERO)
+        }
+        None => v.explicit.slow_since.map_or(Instant::MAX, |since| since + SLOW_AFTER),
     };
     Some((path, from.max(v.links[path.get()].alua.not_before)))
 }
@@ -112,16 +122,23 @@ fn is_optimized(v: &Volume) -> bool {
 
 /// Called every turn: notes since when no path is served as well as can be.
 pub(super) fn watch(v: &mut Volume, now: Instant) {
-    if v.explicit {
+    if v.explicit.possible {
         let slow = !is_optimized(v);
-        v.slow_since = v.slow_since.or(Some(now)).filter(|_| slow);
+        v.explicit.slow_since = v.explicit.slow_since.or(Some(now)).filter(|_| slow);
     }
 }
 
-/// On its way up for the first time.
-fn is_new(v: &Volume, path: PathIndex) -> bool {
+/// Until when a path is waited for that may come into service by itself: one that is on its way up for the
+/// first time, as the storage may serve it, or one that the storage serves and whose unit is being read.
+fn comes(v: &Volume, path: PathIndex, down_since: Instant) -> Option<Instant> {
     let link = &v.links[path.get()];
-    !link.alua.known && v.engine.failures(path) == 0 && link.has_socket()
+    let is_new = !link.alua.known && v.engine.failures(path) == 0 && link.has_socket();
+    let optimized = v.engine.access(path).is_some_and(|a| a.state == AccessState::ActiveOptimized);
+    match v.engine.state(path) {
+        _ if is_new => Some(down_since + START_WAIT),
+        State::Probing if optimized => Some(v.engine.since(path) + START_WAIT),
+        _ => None,
+    }
 }
 
 /// Whether a reset is out, or about to be: the states must not change under it.

@@ -13,16 +13,19 @@
 //!
 //! Without any of them the range is given up after `fence_timeout`, in mode `overlap` only.
 
-use super::link::{FENCE, Phase};
+use super::link::{self, FENCE, Phase};
 use super::request::{self, PartId};
 use super::resets::{UnitKey, Waiting};
 use super::spec::FenceProof;
 use super::table::Key;
-use super::{Level, Volume, abandon, flush, probing};
-use crate::base::Instant;
+use super::{Level, Volume, abandon, detour, flush};
+use crate::base::{Duration, Instant};
 use crate::path::planted::{Bug, planted};
 use crate::path::{Nexus, PathIndex, Proof};
 use crate::session::TaskTag;
+
+/// The longest rest after a refused reset, in `management_timeout`s.
+const REST_FACTOR_MAX: u32 = 16;
 
 /// The nexus of a path's present session on this lane.
 pub(super) fn nexus(v: &Volume, path: PathIndex) -> Nexus {
@@ -67,6 +70,13 @@ fn wanted(v: &Volume, path: PathIndex) -> bool {
 pub(super) fn needed(v: &Volume, path: PathIndex) -> bool {
     let ledger = v.shared.ledger();
     ledger.needs_proof(nexus(v, path)) || inherited(v, path).is_some_and(|n| ledger.needs_proof(n))
+}
+
+/// The same, of a path that need not have logged in yet.
+pub(super) fn owed(v: &Volume, path: PathIndex) -> bool {
+    let ledger = v.shared.ledger();
+    let before = v.links[path.get()].inherited;
+    ledger.needs_proof(nexus(v, path)) || before.is_some_and(|n| ledger.needs_proof(n))
 }
 
 /// A path has logged in. Returns whether its session has to wait for a reset before anything may use it.
@@ -157,7 +167,7 @@ pub(super) fn reset_answered(v: &mut Volume, now: Instant, path: PathIndex, resp
     let key = unit_key(v, path);
     if response != 0 {
         v.shared.resets().failed(&key, serial);
-        v.links[path.get()].reset_not_before = now + v.spec.tunables.management_timeout;
+        rest(v, now, path);
         let why = format!(
             "LOGICAL UNIT RESET was answered with response {response}: no proof; blocks in doubt stay held \
              until fence_timeout"
@@ -167,6 +177,7 @@ pub(super) fn reset_answered(v: &mut Volume, now: Instant, path: PathIndex, resp
         return;
     }
     let Some(freed_now) = v.shared.resets().answered(&key, serial) else { return };
+    v.links[path.get()].reset_rest = Duration::ZERO;
     let mut proven = 0;
     for waiting in &freed_now {
         for nexus in [Some(waiting.nexus), waiting.inherited].into_iter().flatten() {
@@ -183,6 +194,41 @@ pub(super) fn reset_answered(v: &mut Volume, now: Instant, path: PathIndex, resp
     freed(v, now, Some(path), proven, how);
     sibling_sessions(v, now, path);
     retry(v, now);
+}
+
+/// The next reset of this path is some time off, each time twice as long.
+fn rest(v: &mut Volume, now: Instant, path: PathIndex) {
+    let least = v.spec.tunables.management_timeout;
+    let link = &mut v.links[path.get()];
+    link.reset_rest = (link.reset_rest * 2).clamp(least, least * REST_FACTOR_MAX);
+    link.reset_not_before = now + link.reset_rest;
+}
+
+/// Doubts of earlier sessions whose reset was refused, or not answered in time: after a rest the path logs out
+/// and in again, to be reset before any command uses it. Not while nothing else carries I/O.
+pub(super) fn renew(v: &mut Volume, now: Instant) {
+    for index in 0..v.links.len() {
+        let link = &v.links[index];
+        let path = link.index;
+        let rested = !link.reset_rest.is_zero() && now >= link.reset_not_before;
+        if !rested || !matches!(link.phase, Phase::Up) || link.disabling || v.draining.is_some() {
+            continue;
+        }
+        let usable = v.engine.usable();
+        let alone = usable.contains(path) && usable.len() == 1;
+        // What hangs on this very session is not found by leaving it.
+        let here = v.shared.ledger().doubted_since(nexus(v, path)).is_some();
+        if !alone && !here && (needed(v, path) || wanted(v, path)) {
+            let link = &mut v.links[index];
+            link.reset_not_before = now + link.reset_rest;
+            link::renew(
+                v,
+                now,
+                path,
+                "logs in again to have the unit reset: writes of an earlier session are not proven dead",
+            );
+        }
+    }
 }
 
 /// A reset had no answer for `management_timeout`: another one may be sent, by whoever comes first.
@@ -246,7 +292,12 @@ pub(super) fn hung_units(v: &mut Volume, now: Instant) {
         }
         let since = v.shared.ledger().doubted_since(nexus(v, path));
         let patience = v.spec.tunables.command_timeout;
-        if since.is_none_or(|since| now < since + patience) {
+        let Some(since) = since.filter(|since| now >= *since + patience) else { continue };
+        if owes_data(v, path) {
+            // Other writes there may get rid of their data, or run into their own deadline.
+            if now >= since + patience * 2 {
+                give_up(v, now, path);
+            }
             continue;
         }
         if may_reset(v, now, path) {
@@ -255,6 +306,23 @@ pub(super) fn hung_units(v: &mut Volume, now: Instant) {
             v.links[index].reset_not_before = now + v.spec.tunables.management_timeout;
         }
     }
+}
+
+/// Whether a write of the unit on this session has not got rid of its data: no reset then, see
+/// [`Session::abort`](crate::session::Session::abort).
+fn owes_data(v: &Volume, path: PathIndex) -> bool {
+    let link = &v.links[path.get()];
+    link.session_ref().is_some_and(|session| session.any_data_outstanding(link.spec.lun))
+}
+
+/// A session that cannot be reset as its writes never get rid of their data: the proof comes by the next login.
+fn give_up(v: &mut Volume, now: Instant, path: PathIndex) {
+    let why = format!(
+        "writes there are in doubt, and LOGICAL UNIT RESET cannot be sent while the target waits for data of \
+         others: its connection is reset ({})",
+        link::where_(&v.links[path.get()])
+    );
+    link::fail(v, now, path, &why);
 }
 
 /// Whether a reset of the unit was answered after this command was sent.
@@ -301,9 +369,16 @@ pub(super) fn abort_all_on(v: &mut Volume, now: Instant, target: &str, except: O
             tags.extend(probing.asked());
         }
         tags.extend(v.links[path.get()].alua.tag());
-        let Some(session) = v.links[path.get()].session() else { continue };
+        let link = &mut v.links[path.get()];
+        let Some(session) = link.session() else { continue };
+        let mut silent = false;
         for tag in tags {
+            silent |= session.data_outstanding(tag);
             session.abort(now, tag);
+        }
+        if silent {
+            // What still owes data cannot be aborted: if it does not move any more, its session is given up.
+            link.cleared_at = Some(now);
         }
         v.mark_link(path);
     }
@@ -321,6 +396,9 @@ pub(super) fn retry(v: &mut Volume, now: Instant) {
         let patience = v.spec.tunables.management_timeout;
         let wanted = wanted(v, path) && now < v.links[index].fencing_since + patience;
         if !needed(v, path) && !wanted {
+            if self::wanted(v, path) {
+                rest(v, now, path);
+            }
             go_on(v, now, path);
         } else if v.links[index].reset.is_none() {
             run_reset(v, now, path);
@@ -336,5 +414,5 @@ fn go_on(v: &mut Volume, now: Instant, path: PathIndex) {
     let (key, own) = (unit_key(v, path), nexus(v, path));
     v.shared.resets().gone(&key, own);
     v.links[path.get()].reset = None;
-    probing::begin(v, now, path);
+    detour::go_on(v, now, path);
 }

@@ -1,9 +1,11 @@
 //! FLUSH, and FUA where the unit has no FUA bit.
 //!
 //! SYNCHRONIZE CACHE goes once to every target that has acknowledged writes since its last good flush: the
-//! two servers of a mirrored pair need not share their cache. A target that cannot be reached now is
-//! covered by its mirror: the flush goes to every reachable target instead, and the unreachable one keeps
-//! its mark until it has been flushed after its return.
+//! two servers of a mirrored pair need not share their cache. A suspect path is no excuse: it gets the
+//! command, and all the time that the command may take. A target that cannot be reached now is covered by
+//! its mirror: the flush goes to every reachable target instead, and the unreachable one keeps its mark
+//! until it has been flushed after its return. So is one that let a flush pass its deadline, until it answers.
+//! After a crash of the daemon every target counts as written to.
 
 use super::link::Link;
 use super::request::{self, Asker, Part, PartVerb, Request, RequestId, Stage, Verb};
@@ -75,14 +77,22 @@ pub(super) fn final_flush(v: &mut Volume, now: Instant) {
     v.again = true;
 }
 
+/// The paths that SYNCHRONIZE CACHE may take: suspect ones too, since no other target can empty their cache.
+pub(super) fn in_reach(v: &Volume) -> PathSet {
+    let late = v.links.iter().filter(|link| link.flush_late).map(|link| link.index).collect();
+    v.engine.active().union(v.engine.suspects().minus(late)).or_else(v.engine.usable())
+}
+
 /// One set of paths per target that needs a flush.
 fn targets_to_flush(v: &Volume, marks: &Marks) -> Vec<PathSet> {
-    let usable = v.engine.usable();
+    let (usable, reach) = (v.engine.usable(), in_reach(v));
+    let before = v.shared.unflushed_before();
     let mut groups: Vec<(&str, PathSet, bool)> = Vec::new();
     for link in &v.links {
         // Of a path that has not shown its unit nothing is known but that others have written there.
         let cache = link.unit.as_ref().is_none_or(|unit| unit.write_cache());
-        let dirty = cache && marks[link.index.get()] > v.shared.flushed(link.index);
+        let marked = marks[link.index.get()] > v.shared.flushed(link.index);
+        let dirty = cache && (marked || before.contains(link.index));
         match groups.iter_mut().find(|(name, ..)| *name == link.spec.target) {
             Some((_, paths, any)) => {
                 paths.insert(link.index);
@@ -91,14 +101,13 @@ fn targets_to_flush(v: &Volume, marks: &Marks) -> Vec<PathSet> {
             None => groups.push((&link.spec.target, PathSet::only(link.index), dirty)),
         }
     }
-    let unreachable =
-        groups.iter().any(|(_, paths, dirty)| *dirty && usable.and(*paths).is_empty());
+    let unreachable = groups.iter().any(|(_, paths, dirty)| *dirty && reach.and(*paths).is_empty());
     groups
         .iter()
-        .filter(|(_, paths, dirty)| match usable.and(*paths).is_empty() {
+        .filter(|(_, paths, dirty)| match *dirty {
             // With no target in reach at all, the dirty ones are waited for.
-            true => *dirty && usable.is_empty(),
-            false => *dirty || unreachable,
+            true => !reach.and(*paths).is_empty() || reach.is_empty(),
+            false => unreachable && !usable.and(*paths).is_empty(),
         })
         .map(|(_, paths, _)| *paths)
         .skip(usize::from(planted(Bug::FlushSkipsTarget)))

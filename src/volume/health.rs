@@ -5,7 +5,8 @@
 //!   hang behind a target that answers them. Its reads go elsewhere at once, as copies: the old command
 //!   stays, and if its answer comes first it wins. Its writes stay until their deadline.
 //! * Every `suspect_interval` a suspect path gets a copy of a live read, else a READ of one block where it
-//!   hung. Any answer to a READ or WRITE makes it active again.
+//!   hung. An answer to a READ or WRITE that was sent since makes it active again, or the last answer that it
+//!   owed.
 //! * A command past its deadline is given up where it is: ABORT TASK, and its part goes elsewhere. The
 //!   session stays, unless more than half of its commands are past their deadline.
 //!
@@ -56,21 +57,38 @@ pub(super) fn landed(v: &mut Volume, path: PathIndex, op: Op) {
     }
 }
 
-/// The target answered a command, well or not.
-pub(super) fn answered(v: &mut Volume, now: Instant, path: PathIndex, op: Op) {
+/// The target answered a command that `started` then, well or not.
+pub(super) fn answered(v: &mut Volume, now: Instant, path: PathIndex, op: Op, started: Instant) {
     if op == Op::Other || !v.engine.suspects().contains(path) {
         return;
     }
-    let since = now - v.engine.since(path);
+    let suspected = v.engine.since(path);
+    if started < suspected && owes_since_before(v, path, suspected) {
+        return;
+    }
+    let since = now - suspected;
     let why = format!("answers again after {:.3} s", since.as_secs_f64());
     v.engine.transition(now, path, State::Active, &why);
     v.notice(now, Level::Info, Some(path), State::Active.name(), &why);
     back(v, now, path);
 }
 
+/// Whether a READ or WRITE from before `then` is outstanding. An answer among others that do not come is no sign of
+/// life: it may have been on its way when the target stopped (a kernel sends the end of a stream that its process
+/// had not filled up 200 ms later). What is asked since tells.
+fn owes_since_before(v: &Volume, path: PathIndex, then: Instant) -> bool {
+    let flights = v.parts.iter().filter_map(|(_, part)| Some((part.verb, part.flight?)));
+    let mut owed = flights
+        .map(|(verb, flight)| (verb, flight.path, flight.started))
+        .chain(v.stragglers.iter().map(|(_, s)| (s.verb, s.path, s.started)));
+    owed.any(|(verb, on, started)| on == path && started < then && verb.op() != Op::Other)
+}
+
 /// The path has become active.
 pub(super) fn back(v: &mut Volume, now: Instant, path: PathIndex) {
-    v.links[path.get()].owed_since = now;
+    let link = &mut v.links[path.get()];
+    link.owed_since = now;
+    link.flush_late = false;
     idle::begin(v, now, path);
     move_reads(v, now);
 }
@@ -258,9 +276,11 @@ fn cleared_parts(v: &mut Volume, now: Instant) {
     }
     gone.sort_unstable_by_key(|(started, id)| (*started, id.slot()));
     while let Some((_, id)) = gone.pop() {
-        let part = v.parts.get_mut(id).expect("it was just there");
+        // Its session may just have been given up.
+        let flight = v.parts.get_mut(id).and_then(|part| part.flight.as_mut());
+        let Some(flight) = flight else { continue };
         // The attention says it: a target that does not know it any more will not execute it.
-        part.flight.as_mut().expect("it is in flight").reset = true;
+        flight.reset = true;
         abandon::abandon(v, now, id);
     }
     v.scratch = gone;
@@ -299,7 +319,10 @@ fn late_parts(v: &mut Volume, now: Instant) {
 
 /// A part past its deadline.
 fn give_up(v: &mut Volume, now: Instant, id: PartId, started: Instant) {
-    let Some(flight) = v.parts.get(id).and_then(|part| part.flight) else { return };
+    let Some(part) = v.parts.get(id) else { return };
+    let Some(flight) = part.flight else { return };
+    let flushes = part.verb == PartVerb::Sync;
+    v.links[flight.path.get()].flush_late |= flushes;
     let why = format!(
         "a command has had no answer for {:.1} s although the connection is up: the unit behind this path hangs; \
          its commands are repeated elsewhere ({})",

@@ -26,6 +26,11 @@ pub(super) struct Check {
 impl Check {
     pub(super) const NONE: Check = Check { at: Instant::MAX, out: None, sent: 0 };
 
+    /// A question of ours was sent besides, which is no load.
+    pub(super) fn discount(&mut self) {
+        self.sent += 1;
+    }
+
     /// When [`timeout`] has something to do.
     pub(super) fn deadline(&self) -> Instant {
         self.out.map_or(self.at, |(_, by)| by)

@@ -14,7 +14,7 @@ use super::idle::{self, Check};
 use super::nexus::{self, Recorded};
 use super::probing::{self, Probing};
 use super::spec::PathSpec;
-use super::{Action, Level, Volume, complete, content, fencing, flush};
+use super::{Action, Level, Volume, complete, content, detour, fencing, flush};
 use crate::base::{Blame, Duration, Instant, TxQueue};
 use crate::limits;
 use crate::path::identity::LogicalUnit;
@@ -78,6 +78,8 @@ pub(super) struct Link {
     pub(super) reset: Option<(u32, Instant)>,
     /// The target has refused to reset: it is not asked again before this.
     pub(super) reset_not_before: Instant,
+    /// How long that was; zero: the last one was answered.
+    pub(super) reset_rest: Duration,
     /// Since when it waits for a reset.
     pub(super) fencing_since: Instant,
     /// The same nexus as an earlier process has left it behind.
@@ -90,6 +92,10 @@ pub(super) struct Link {
     configured: SocketAddr,
     pub(super) local: Option<SocketAddr>,
     hops: u32,
+    /// Connections that were asked for since the last login.
+    pub(super) tries: u32,
+    /// The present connection leads to another path's portal: for a proof alone.
+    pub(super) detour: bool,
     pub(super) disabling: bool,
     /// A path that is being disabled and does not become idle is given up then.
     pub(super) disable_by: Instant,
@@ -108,6 +114,8 @@ pub(super) struct Link {
     pub(super) resets: u64,
     /// When its session last said that commands sent before may be gone without an answer.
     pub(super) cleared_at: Option<Instant>,
+    /// It has let SYNCHRONIZE CACHE pass its deadline since it was last active.
+    pub(super) flush_late: bool,
     /// How many commands it takes.
     pub(super) depth: Depth,
     /// Its unit takes more than one command at a time (CMDQUE).
@@ -152,11 +160,14 @@ impl Link {
             portal_group: None,
             reset: None,
             reset_not_before: Instant::ZERO,
+            reset_rest: Duration::ZERO,
             fencing_since: Instant::ZERO,
             inherited: None,
             recorded: Recorded::No,
             local: None,
             hops: 0,
+            tries: 0,
+            detour: false,
             disabling: false,
             disable_by: Instant::MAX,
             mismatched_until: None,
@@ -167,6 +178,7 @@ impl Link {
             good: Instant::ZERO,
             resets: 0,
             cleared_at: None,
+            flush_late: false,
             depth: Depth::new(depth),
             queues: true,
             closed_since: None,
@@ -232,6 +244,11 @@ impl Link {
             return Duration::ZERO;
         }
         now - *self.closed_since.get_or_insert(now)
+    }
+
+    /// Where the present connection leads to, or the next one.
+    pub(super) fn remote(&self) -> SocketAddr {
+        self.remote
     }
 
     /// Whether it is logged in and takes commands, were there any.
@@ -327,13 +344,18 @@ pub(super) fn connect(v: &mut Volume, now: Instant, path: PathIndex) {
     }
     assert!(link.session.is_none(), "the old session is gone before a new connection is made");
     link.phase = Phase::Connecting;
-    let action = Action::Connect {
-        path,
-        remote: link.remote,
-        source: link.spec.source,
-        interface: link.spec.interface.clone(),
-        timeout,
+    link.tries += 1;
+    let detour = detour::choose(v, now, path);
+    let link = &mut v.links[path.get()];
+    link.detour = detour.is_some();
+    let (source, interface) = match detour {
+        Some(detour) => {
+            link.remote = detour.remote;
+            (detour.source, detour.interface)
+        }
+        None => (link.spec.source, link.spec.interface.clone()),
     };
+    let action = Action::Connect { path, remote: link.remote, source, interface, timeout };
     v.actions.push_back(action);
 }
 
@@ -356,11 +378,16 @@ pub(super) fn connected(v: &mut Volume, now: Instant, path: PathIndex, local: So
 }
 
 fn session_config(v: &Volume, path: PathIndex) -> session::Config {
-    let spec = &v.links[path.get()].spec;
+    let link = &v.links[path.get()];
+    let spec = &link.spec;
     let kind = Kind::Normal { target: spec.target.clone() };
     let mut config = session::Config::new(v.spec.initiator_name.clone(), spec.isid, kind);
     config.isid[5] ^= u8::from(planted(Bug::IsidChanges)) * v.links[path.get()].generation as u8;
-    config.expected_portal_group = spec.portal_group;
+    config.expected_portal_group = match (link.detour, link.generation) {
+        (false, _) => spec.portal_group,
+        (true, 0) => link.inherited.and_then(|nexus| nexus.group),
+        (true, _) => link.portal_group,
+    };
     config.header_digest = spec.header_digest;
     config.data_digest = spec.data_digest;
     config.chap = spec.chap.clone();
@@ -635,13 +662,25 @@ fn leave(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
     v.links[path.get()].phase = Phase::LoggingOut { then };
 }
 
+/// The session ends in order when it is idle, and the path comes back at once.
+pub(super) fn renew(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
+    v.notice(now, Level::Info, Some(path), "logs out", why);
+    leave(v, now, path, why);
+    let limit = v.spec.tunables.shutdown_timeout;
+    if let Some(session) = v.links[path.get()].session() {
+        session.log_out_when_idle(now, limit);
+    }
+    v.mark_link(path);
+    events(v, now, path);
+}
+
 /// The session has ended as it should.
 fn logged_out(v: &mut Volume, now: Instant, path: PathIndex, then: Then) {
     if then == Then::Reconnect && v.engine.state(path) == State::Probing {
         let link = &v.links[path.get()];
         let negotiated = link.session_ref().and_then(Session::negotiated);
         let time2wait = negotiated.map_or(Duration::ZERO, |n| n.time2wait);
-        let why = "logged out because the target asked for it";
+        let why = "logged out in order, to come back";
         v.engine.fail(now, path, Failure::Transient, time2wait, why);
     }
     give_up(v, now, path, then);
@@ -650,7 +689,7 @@ fn logged_out(v: &mut Volume, now: Instant, path: PathIndex, then: Then) {
 fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) {
     let link = &mut v.links[path.get()];
     assert!(matches!(link.phase, Phase::LoggingIn), "a login ends once");
-    link.hops = 0;
+    (link.hops, link.tries) = (0, 0);
     link.login = now;
     link.cleared_at = None;
     link.resets = v.shared.resets_sent(path);
@@ -658,7 +697,7 @@ fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) {
     link.portal_group = group;
     v.engine.transition(now, path, State::Probing, "logged in");
     if !fencing::logged_in(v, now, path) {
-        probing::begin(v, now, path);
+        detour::go_on(v, now, path);
     }
 }
 

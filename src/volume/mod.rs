@@ -28,6 +28,7 @@ mod check;
 mod clients;
 mod complete;
 mod content;
+mod detour;
 mod dispatch;
 pub mod doubts;
 mod explicit;
@@ -209,10 +210,7 @@ pub struct Volume {
     payload_held: u64,
     blocked: VecDeque<ClientId>,
     no_path_reported: bool,
-    /// Some path's storage takes SET TARGET PORT GROUPS.
-    explicit: bool,
-    /// Since when no usable path is optimized, where it does.
-    slow_since: Option<Instant>,
+    explicit: explicit::Need,
     /// Something became possible in this turn after its time had passed: once more.
     again: bool,
     /// Clients with events that were not asked for.
@@ -248,6 +246,22 @@ pub type Entropy = Box<dyn FnMut(&mut [u8]) + Send>;
 /// How often slow things are looked at while there is anything to look at.
 const TICK: Duration = Duration::from_millis(50);
 
+/// The path engine as the device is configured.
+fn engine(now: Instant, spec: &DeviceSpec, entropy: &mut Entropy) -> Engine {
+    let mut seed = [0; 8];
+    entropy(&mut seed);
+    let tuning = Tuning {
+        policy: spec.policy,
+        failback: spec.tunables.failback,
+        burst: Burst::default(),
+        sticky_bytes: spec.tunables.sticky_bytes,
+        seed: u64::from_le_bytes(seed),
+    };
+    let mut engine = Engine::new(now, tuning);
+    engine.set_reconnect(spec.tunables.reconnect());
+    engine
+}
+
 impl Volume {
     /// A device without paths and clients. `shared` is the same for all lanes of the device.
     #[must_use]
@@ -258,17 +272,7 @@ impl Volume {
         shared: Arc<Shared>,
         mut entropy: Entropy,
     ) -> Volume {
-        let mut seed = [0; 8];
-        entropy(&mut seed);
-        let tuning = Tuning {
-            policy: spec.policy,
-            failback: spec.tunables.failback,
-            burst: Burst::default(),
-            sticky_bytes: spec.tunables.sticky_bytes,
-            seed: u64::from_le_bytes(seed),
-        };
-        let mut engine = Engine::new(now, tuning);
-        engine.set_reconnect(spec.tunables.reconnect());
+        let engine = engine(now, &spec, &mut entropy);
         let catalog = clients::catalog(&spec.name);
         let inherited_tidy = shared.inheritance().is_empty();
         let mut volume = Volume {
@@ -303,8 +307,7 @@ impl Volume {
             payload_held: 0,
             blocked: VecDeque::new(),
             no_path_reported: false,
-            explicit: false,
-            slow_since: None,
+            explicit: explicit::Need::default(),
             again: false,
             attention: Vec::with_capacity(16),
             next_tick: Instant::ZERO,
@@ -442,6 +445,7 @@ impl Volume {
         dispatch::no_path(self, now);
         fencing::hung_units(self, now);
         fencing::retry(self, now);
+        fencing::renew(self, now);
         fence_command::tick(self, now);
         check::tick(self, now);
         nexus::tidy(self);

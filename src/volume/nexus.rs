@@ -11,6 +11,7 @@
 use super::link::Link;
 use super::{Action, Level, Volume, fencing};
 use crate::base::{Duration, Instant};
+use crate::path::planted::{Bug, planted};
 use crate::path::{BlockRange, Grant, Ledger, Nexus, Owner, PathIndex, PathSet, TicketId};
 use std::net::SocketAddr;
 
@@ -63,6 +64,9 @@ impl Inheritance {
     ) -> Inheritance {
         if records.is_empty() {
             return Inheritance::none();
+        }
+        if planted(Bug::LeftBehindIgnored) {
+            return Inheritance { records, ticket: None };
         }
         let all = BlockRange::new(0, u64::MAX).expect("a range");
         let Grant::Taken(ticket) = ledger.acquire(all, NOBODY) else {
@@ -137,6 +141,10 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A path has come: it may have been there before.
 pub(super) fn added(v: &mut Volume, path: PathIndex) {
+    if v.lane == 0 && !v.shared.inheritance().is_empty() {
+        // Its acknowledged writes may be in any target's cache still, and a FLUSH of ours speaks for them.
+        v.shared.written_before(path);
+    }
     let link = &mut v.links[path.get()];
     link.inherited = v.shared.inheritance().find(&link.spec.target, link.spec.isid);
     if v.shared.records() && link.inherited.is_none() {

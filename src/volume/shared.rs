@@ -56,6 +56,8 @@ pub struct Shared {
     unit_version: AtomicU64,
     /// Paths whose content was found to be the device's.
     content: Mutex<PathSet>,
+    /// Paths whose targets may hold in their caches what an earlier process was told is written.
+    cached_before: Mutex<PathSet>,
     acknowledged: [AtomicU64; PATHS_PER_DEVICE_MAX],
     flushed: [AtomicU64; PATHS_PER_DEVICE_MAX],
     /// Grants and settlements on their way to their lane.
@@ -91,6 +93,7 @@ impl Shared {
             unit: Mutex::new(None),
             unit_version: AtomicU64::new(0),
             content: Mutex::new(PathSet::EMPTY),
+            cached_before: Mutex::new(PathSet::EMPTY),
             acknowledged: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
             flushed: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
             outcomes: Mutex::new(Outcomes::default()),
@@ -403,8 +406,24 @@ impl Shared {
         self.flushed[path.get()].load(Ordering::Acquire)
     }
 
+    fn cached_before(&self) -> MutexGuard<'_, PathSet> {
+        self.cached_before.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An earlier process may have written by this path, or have been covered by it.
+    pub fn written_before(&self, path: PathIndex) {
+        self.cached_before().insert(path);
+    }
+
+    /// Paths whose targets have not been flushed since an earlier process may have written by them.
+    #[must_use]
+    pub fn unflushed_before(&self) -> PathSet {
+        *self.cached_before()
+    }
+
     /// A good flush covered the path's first `mark` acknowledged writes.
     pub fn mark_flushed(&self, path: PathIndex, mark: u64) {
+        self.cached_before().remove(path);
         let flushed = &self.flushed[path.get()];
         flushed.fetch_max(mark, Ordering::AcqRel);
         let acknowledged = self.acknowledged[path.get()].load(Ordering::Acquire);

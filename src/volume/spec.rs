@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// One way to a LUN: source, portal, target, LUN.
 #[derive(Clone)]
 pub struct PathSpec {
-    /// `PORTAL:TAIL`, unique in the device (INTERFACE: names of paths).
+    /// `PORTAL:TAIL`, unique in the device (how paths are named: docs/operation.md).
     pub name: String,
     /// The portal's name in the configuration.
     pub portal_name: String,

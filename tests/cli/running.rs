@@ -9,7 +9,7 @@ use mpio_target::faults::{Commands, Fault, Rule};
 use serde_json::Value;
 use std::io::Write;
 
-/// The shape of INTERFACE.md: each object's keys, in order.
+/// The shape that scripts rely on: each object's keys, in order.
 const DAEMON: &[&str] = &["pid", "uptime_s", "config", "io"];
 const DEVICE: &[&str] = &[
     "name",

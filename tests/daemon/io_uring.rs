@@ -12,7 +12,13 @@ use std::process::{Command, Output};
 
 /// Runs `mpio` under a filter that answers `errno` to io_uring_setup.
 fn refused(errno: i32, arguments: &[&str]) -> Output {
+    refused_with(errno, &[], arguments)
+}
+
+/// The same, with variables in its environment.
+fn refused_with(errno: i32, env: &[(&str, &str)], arguments: &[&str]) -> Output {
     let mut command: Command = command(None, "timeout");
+    command.envs(env.iter().copied());
     command.args(["-k", "5", "60", MPIO]).args(arguments);
     let filter = filter(errno);
     let deny = move || {
@@ -44,6 +50,18 @@ fn filter(errno: i32) -> [libc::sock_filter; 4] {
     ]
 }
 
+/// The whole way of the data on epoll: verified load, cut paths, nothing wrong.
+#[test]
+fn the_demo_runs_on_epoll() {
+    for errno in [libc::EPERM, libc::ENOSYS] {
+        let done = refused(errno, &["demo", "--seconds", "6"]);
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert_eq!(done.status.code(), Some(0), "{stdout}\n{stderr}");
+    }
+}
+
+/// Who insists on io_uring is told why there is none.
 #[test]
 fn the_daemon_says_what_is_missing_and_leaves_nothing_behind() {
     let rig = Embedded::start("no-uring");
@@ -54,7 +72,7 @@ fn the_daemon_says_what_is_missing_and_leaves_nothing_behind() {
             .map(str::to_owned);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     for (errno, why) in [(libc::EPERM, "seccomp"), (libc::ENOSYS, "this kernel has no io_uring")] {
-        let done = refused(errno, &words);
+        let done = refused_with(errno, &[("MPIO_IO", "io_uring")], &words);
         let stderr = String::from_utf8_lossy(&done.stderr);
         assert_eq!(done.status.code(), Some(1), "{stderr}");
         // The control thread has fallen back, and says so; the lane cannot.

@@ -61,7 +61,7 @@ fn an_old_write_of_a_killed_daemon_never_lands_over_a_new_one() {
     assert_eq!(status["devices"][0]["fences"]["proven"], 1);
     drop(client);
     second.stop();
-    assert_eq!(state_files(&rig), [PathBuf::new(); 0], "logged out in order");
+    assert_eq!(state_files(&rig), Vec::<PathBuf>::new(), "logged out in order");
 }
 
 /// A path that is not configured any more: said loudly; writes wait for a word or for `fence_timeout`.
@@ -83,7 +83,7 @@ fn what_is_not_configured_any_more_is_told_and_released_by_a_word() {
     assert_eq!(done, "vm0: path a:ha1: 1 ranges released, 0 still in doubt\n");
     assert_eq!(client.reply().unwrap(), (0, 1));
     second.stop();
-    assert_eq!(state_files(&rig), [PathBuf::new(); 0]);
+    assert_eq!(state_files(&rig), Vec::<PathBuf>::new());
 }
 
 /// What it said may matter: nobody goes on without it.

@@ -8,12 +8,13 @@
 use super::netns::NetNs;
 use super::process::{Process, command, finish};
 use super::{Scratch, free_port, wait_for};
+use nix::libc;
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -114,8 +115,8 @@ impl<'a> Tgtd<'a> {
         self.process.as_ref().expect("tgtd is running").signal(Signal::SIGCONT);
     }
 
-    /// Stops the threads that read and write the backing file, and nothing else: the target goes on answering
-    /// logins, pings and TEST UNIT READY while its disk hangs. Dropping the result lets them go on.
+    /// Stops the threads that read and write the backing file where they do, and nothing else: the target goes on
+    /// answering logins, pings and TEST UNIT READY while its disk hangs. Dropping the result lets them go on.
     #[track_caller]
     pub fn hang_disk(&self) -> HungDisk {
         HungDisk::new(self.process.as_ref().expect("tgtd is running").pid())
@@ -132,7 +133,7 @@ impl<'a> Tgtd<'a> {
     }
 }
 
-/// A process whose threads, but for the first, are stopped.
+/// A process whose threads, but for the first, stop where they reach for the disk.
 pub struct HungDisk {
     release: Option<Sender<()>>,
     tracer: Option<JoinHandle<()>>,
@@ -150,21 +151,53 @@ impl HungDisk {
         assert!(!threads.is_empty(), "process {process} has one thread only");
         let (release, released) = channel();
         let (stopped, wait) = channel();
-        // Only the thread that has stopped another may let it go on.
+        // Only the thread that traces another may let it go on.
         let tracer = std::thread::spawn(move || {
             for &thread in &threads {
-                ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+                ptrace::seize(thread, ptrace::Options::PTRACE_O_TRACESYSGOOD).unwrap();
                 ptrace::interrupt(thread).unwrap();
                 waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+                ptrace::syscall(thread, None).unwrap();
             }
             stopped.send(()).unwrap();
-            let _: Result<(), _> = released.recv();
+            while released.try_recv() == Err(TryRecvError::Empty) {
+                stop_at_the_disk(&tasks);
+                std::thread::sleep(Duration::from_millis(1));
+            }
             for &thread in &threads {
-                let _ = ptrace::detach(thread, None);
+                if ptrace::detach(thread, None).is_err() {
+                    // It is not at the disk, but waits for work.
+                    let _ = ptrace::interrupt(thread);
+                    let _ = waitpid(thread, Some(WaitPidFlag::__WALL));
+                    let _ = ptrace::detach(thread, None);
+                }
             }
         });
         wait.recv().expect("the disk threads stop");
         HungDisk { release: Some(release), tracer: Some(tracer) }
+    }
+}
+
+/// Lets this thread's tracees run on unless they are about to read or write. Anywhere else they may hold a lock, or
+/// be waited for, by the thread that answers pings.
+fn stop_at_the_disk(tasks: &str) {
+    let disk = [libc::SYS_pread64, libc::SYS_pwrite64, libc::SYS_fdatasync, libc::SYS_fsync];
+    let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD | WaitPidFlag::WNOHANG;
+    loop {
+        let (thread, signal) = match waitpid(None, Some(flags)) {
+            Ok(WaitStatus::PtraceSyscall(thread)) => {
+                let call = std::fs::read_to_string(format!("{tasks}/{thread}/syscall"));
+                let number = call.ok().and_then(|call| call.split(' ').next()?.parse().ok());
+                if number.is_some_and(|number| disk.contains(&number)) {
+                    continue;
+                }
+                (thread, None)
+            }
+            Ok(WaitStatus::Stopped(thread, signal)) => (thread, Some(signal)),
+            Ok(WaitStatus::PtraceEvent(thread, ..)) => (thread, None),
+            _ => return,
+        };
+        let _ = ptrace::syscall(thread, signal);
     }
 }
 

@@ -260,3 +260,17 @@ lio_start() { # NAME ADDRESS TARGET INITIATOR USER SECRET MUTUAL_USER MUTUAL_SEC
   } || die "LIO: cannot set up authentication of discovery"
 }
 lio_count=0
+
+# The kernel's target over a device-mapper disk: everybody may log in. Equal serials are one unit.
+lio_disk() { # NUMBER ADDRESS TARGET DISK SERIAL
+  local core=/sys/kernel/config/target/core/iblock_$1/$1 tpg=/sys/kernel/config/target/iscsi/$3/tpgt_1
+  {
+    mkdir -p "$core" && echo "udev_path=/dev/mapper/$4" >"$core/control" &&
+      echo "$5" >"$core/wwn/vpd_unit_serial" && echo 1 >"$core/enable" &&
+      mkdir -p /sys/kernel/config/target/iscsi && mkdir -p "$tpg" &&
+      mkdir "$tpg/lun/lun_1" && ln -s "$core" "$tpg/lun/lun_1/store" &&
+      echo 0 >"$tpg/attrib/authentication" && echo 1 >"$tpg/attrib/generate_node_acls" &&
+      echo 0 >"$tpg/attrib/demo_mode_write_protect" &&
+      mkdir "$tpg/np/$2:3260" && echo 1 >"$tpg/enable"
+  } || die "LIO: cannot set up $3"
+}

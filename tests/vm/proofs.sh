@@ -14,24 +14,10 @@ for disk in slow fast spare; do
   dmsetup create "$disk" --table "0 $((size / 512)) linear /dev/ram0 0" || die "no device $disk"
 done
 
-# lio_disk NAME ADDRESS TARGET DISK: everybody may log in.
-lio_disk() {
-  local core=/sys/kernel/config/target/core/iblock_$1/$1 tpg=/sys/kernel/config/target/iscsi/$3/tpgt_1
-  {
-    mkdir -p "$core" && echo "udev_path=/dev/mapper/$4" >"$core/control" &&
-      echo "mpio-proofs-0001" >"$core/wwn/vpd_unit_serial" && echo 1 >"$core/enable" &&
-      mkdir -p /sys/kernel/config/target/iscsi && mkdir -p "$tpg" &&
-      mkdir "$tpg/lun/lun_1" && ln -s "$core" "$tpg/lun/lun_1/store" &&
-      echo 0 >"$tpg/attrib/authentication" && echo 1 >"$tpg/attrib/generate_node_acls" &&
-      echo 0 >"$tpg/attrib/demo_mode_write_protect" &&
-      mkdir "$tpg/np/$2:3260" && echo 1 >"$tpg/enable"
-  } || die "LIO: cannot set up $3"
-}
-
 number=0 portals='' targets=''
 for disk in slow fast spare; do
   address=127.0.0.4$((number + 1)) target=iqn.2026-11.test.lio:proofs$number
-  lio_disk $number $address $target $disk
+  lio_disk $number $address $target $disk mpio-proofs-0001
   portals="$portals $address:3260" targets="$targets $target"
   number=$((number + 1))
 done

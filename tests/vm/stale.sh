@@ -12,8 +12,8 @@ hold=25
 
 # --- storage: node A's files lie on a disk that can be suspended -------------------------------------
 
-storage_network A 10.78.1
-storage_network B 10.78.2
+storage_network SA 10.78.1
+storage_network SB 10.78.2
 
 node() { # NODE NAMESPACE ADDRESS TARGET
   local adm=(tgtadm -C "$1" --lld iscsi)
@@ -32,8 +32,8 @@ node() { # NODE NAMESPACE ADDRESS TARGET
   "${adm[@]}" --op bind --mode target --tid 1 -I ALL || die "cannot bind tgtd $1"
 }
 for lun in 1 2; do truncate -s "$size" "$run/lun$lun.img"; done
-node 3 A 10.78.1.10 "$a"
-node 4 B 10.78.2.10 "$b"
+node 3 SA 10.78.1.10 "$a"
+node 4 SB 10.78.2.10 "$b"
 
 # --- the kernel's stack ------------------------------------------------------------------------------
 
@@ -129,14 +129,14 @@ story mpio /dev/nbd0
 udevadm settle
 [ "$(holds "$run/lun1.img") $(holds "$run/lun2.img")" = "W0 W0" ] || die "W0 is not there"
 
-tc qdisc add dev vA root netem delay ${hold}s || die "no netem"
+tc qdisc add dev vSA root netem delay ${hold}s || die "no netem"
 cut=$SECONDS
 touch "$run/go"
 say "packets to A are held back for $hold s"
 # When what was held has arrived, the network is well again: new packets are not late any more.
 sleep $((hold + 2 - (SECONDS - cut)))
 say "what was held has arrived; packets are on time again"
-tc qdisc change dev vA root netem delay 0ms || die "netem cannot be changed"
+tc qdisc change dev vSA root netem delay 0ms || die "netem cannot be changed"
 for name in dm-multipath mpio; do wait_for 60 "W2 by $name" test -e "$run/$name.done"; done
 wait_for 60 "path a:ha1 active again" path_is a:ha1 active
 sleep 2

@@ -23,7 +23,8 @@ pub async fn list(shared: &Shared, device: &str) -> Result<Outcome, Error> {
     }
     ranges.sort_by(|a: &FenceRange, b| b.age_s.total_cmp(&a.age_s));
     let status = device_status(shared, index).await?;
-    let tunables = &shared.config.devices[index].tunables;
+    // What is in force, not what is configured.
+    let tunables = shared.tunables(index).clone();
     let timeout = tunables.fence_timeout;
     let releases = tunables.fence == FenceMode::Overlap && timeout < Duration::MAX;
     Ok(Outcome::Fences(FenceList {

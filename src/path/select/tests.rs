@@ -73,11 +73,30 @@ fn at_depth_one_paths_alternate() {
 
 #[test]
 fn a_large_batch_is_cut_into_bursts() {
-    for policy in [RR, LQD, LB, WP, Policy::Latency] {
+    for policy in [RR, WP, Policy::Latency] {
         let mut s = selector(policy, 2);
         s.begin_batch();
         let got: Vec<usize> = (0..32).map(|_| take(&mut s, 4096, first(2))).collect();
         assert_eq!(got, [[0; 8], [1; 8], [0; 8], [1; 8]].concat(), "{policy}");
+    }
+}
+
+/// A batch that comes when every queue is empty is no longer than a burst, again and again: it is divided
+/// all the same, as the weights say.
+#[test]
+fn queues_divide_a_batch_that_is_no_longer_than_a_burst() {
+    for (policy, len) in [(LQD, 4096), (LB, 4096), (LQD, 64 << 10), (LB, 64 << 10)] {
+        for (weights, shares) in [(&[1, 1], 14..=18), (&[100, 100], 14..=18), (&[3, 1], 22..=26)] {
+            let mut s = with_burst(policy, 2, Burst::default());
+            (0..2).for_each(|path| s.set_weight(p(path), weights[path]));
+            for _ in 0..10 {
+                s.begin_batch();
+                let got: Vec<usize> = (0..32).map(|_| take(&mut s, len, first(2))).collect();
+                let on_first = got.iter().filter(|path| **path == 0).count();
+                assert!(shares.contains(&on_first), "{policy} {len} {weights:?}: {got:?}");
+                got.into_iter().for_each(|path| end(&mut s, path, len));
+            }
+        }
     }
 }
 

@@ -305,12 +305,15 @@ fn early_good() {
             assert!(matches!(s.closed(), SessionError::Protocol(_)), "{asked} {sent} {residual:?}");
         }
     }
-    // An abort stops the data: what answers GOOD then has not got it.
+    // An abort stops the data: what asks for them again and answers GOOD has not got them.
     let mut s = Script::logged_in(config(), TGTD);
     let tag = s.write(1, &pattern(16384));
     s.sent();
-    assert!(s.session.abort(at(1), tag));
     let header = r2t(&s, tag, 0, 8192, 8192).to_bhs();
+    s.feed_pdu(&header, &[]);
+    s.sent();
+    assert!(s.session.abort(at(1), tag));
+    let header = r2t(&s, tag, 1, 8192, 8192).to_bhs();
     s.feed_pdu(&header, &[]);
     s.sent();
     answer(&mut s, tag);

@@ -1,7 +1,7 @@
 //! Pings, task management, asynchronous messages, rejects, logout (RFC 7143 sections 11.5 to 11.19).
 
 use super::script::*;
-use crate::base::Duration;
+use crate::base::{Duration, Serial};
 use crate::session::*;
 use crate::wire::iscsi::TAG_NONE;
 use crate::wire::iscsi::codes::{async_event, opcode, tmf};
@@ -113,6 +113,49 @@ fn bad_pings() {
     assert!(matches!(s.closed(), SessionError::Protocol(_)));
 }
 
+/// No ABORT TASK and no LOGICAL UNIT RESET while the target waits for data: before the command was handed over,
+/// while there are R2Ts to come, and until the last Data-Out was handed over.
+#[test]
+fn no_task_management_while_data_are_owed() {
+    let mut s = Script::logged_in(config(), TGTD);
+    let tag = s.write(8, &[1; 100_000]);
+    let read = s.read(7, 512);
+    let refused = |s: &mut Script| {
+        assert!(s.session.data_outstanding(tag) && s.session.any_data_outstanding(LUN));
+        assert!(!s.session.abort(at(1), tag) && !s.session.reset_logical_unit(at(1), LUN, 1));
+    };
+    refused(&mut s);
+    s.sent();
+    refused(&mut s);
+    for (sn, offset, desired_len) in [(0, 8192, 8192), (1, 16_384, 83_616)] {
+        let ready = R2t {
+            lun: LUN,
+            task_tag: tag.0,
+            transfer_tag: 1,
+            numbers: s.numbers(),
+            r2t_sn: Serial(sn),
+            offset,
+            desired_len,
+            ..R2t::default()
+        };
+        s.feed_pdu(&ready.to_bhs(), &[]);
+        refused(&mut s);
+        if sn == 0 {
+            s.sent();
+            refused(&mut s);
+        }
+    }
+    // Data is made ready by `tx`, and handed over later.
+    assert!(!s.session.tx().is_empty());
+    refused(&mut s);
+    // Another unit, and a command without data to send, are not concerned.
+    assert!(!s.session.any_data_outstanding(5) && !s.session.data_outstanding(read));
+    assert!(s.session.abort(at(1), read));
+    s.sent();
+    assert!(!s.session.data_outstanding(tag) && !s.session.any_data_outstanding(LUN));
+    assert!(s.session.abort(at(1), tag) && s.session.reset_logical_unit(at(1), LUN, 1));
+}
+
 /// RFC 7143 11.5, 11.6: ABORT TASK names the task; once it is queued no data is sent for the task.
 #[test]
 fn abort() {
@@ -130,8 +173,12 @@ fn abort() {
         ..R2t::default()
     };
     s.feed_pdu(&ready.to_bhs(), &[]);
+    s.sent();
     assert!(s.session.abort(at(1), tag));
     assert!(!s.session.abort(at(1), tag), "once");
+    // Asked for a second time.
+    let again = R2t { r2t_sn: Serial(1), ..ready };
+    s.feed_pdu(&again.to_bhs(), &[]);
     let sent = s.sent();
     assert_eq!(sent.len(), 1, "no Data-Out");
     let r = TaskManagementRequest::parse(&sent[0].bhs);
@@ -165,6 +212,7 @@ fn abort_responses() {
     for response in 0..=255u8 {
         let mut s = Script::logged_in(config(), TGTD);
         let tag = s.write(8, &[1; 512]);
+        s.sent();
         s.session.abort(at(1), tag);
         let r = request(&mut s);
         managed(&mut s, r.task_tag, response);
@@ -185,6 +233,7 @@ fn abort_responses() {
     // The command's own answer comes first.
     let mut s = Script::logged_in(config(), TGTD);
     let tag = s.write(8, &[1; 512]);
+    s.sent();
     s.session.abort(at(1), tag);
     let r = request(&mut s);
     good(&mut s, tag);
@@ -205,6 +254,7 @@ fn logical_unit_reset() {
     s.write(1, &[1; 512]);
     let other = Command { token: 2, lun: 5, cdb: [0; 16], data: Direction::None };
     s.session.submit(at(0), other).expect("room");
+    s.sent();
     assert!(s.session.reset_logical_unit(at(1), LUN, 99));
     let r = request(&mut s);
     assert_eq!((r.function, r.lun), (tmf::LOGICAL_UNIT_RESET, LUN));
@@ -239,6 +289,7 @@ fn logical_unit_reset() {
 fn too_many_immediate_commands() {
     let mut s = Script::logged_in(config(), TGTD);
     let tag = s.write(8, &[1; 512]);
+    s.sent();
     s.session.abort(at(0), tag);
     let mut refused = 0;
     let mut now = 0;

@@ -437,6 +437,7 @@ proptest! {
         s.read(3, 100);
         s.write(4, &[4; 100]);
         s.session.ping(at(1));
+        s.sent();
         if tick % 2 == 0 {
             s.session.abort(at(1), tag);
             s.session.reset_logical_unit(at(1), LUN, 5);

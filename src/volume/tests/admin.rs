@@ -162,3 +162,32 @@ fn the_end_is_bounded() {
         assert!(w.peer(c).id.is_none(), "the client is closed");
     }
 }
+
+/// A write that was given up behind a hung disk, whose ABORT TASK is not answered: the path leaves within
+/// `shutdown_timeout` all the same, the blocks stay held, and the proof comes when it is enabled again.
+#[test]
+fn disabling_is_bounded_with_a_write_in_doubt() {
+    let tunables = Tunables { fence_timeout: Duration::MAX, ..Tunables::default() };
+    let mut w = World::new(Setup { policy: Policy::Failover, tunables, ..Setup::default() });
+    let c = w.client();
+    let hang = Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 8).times(1);
+    w.faults(0).set("hang", hang);
+    w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute));
+    w.write(c, 0, &pattern(1, 4096)).expect("repeated elsewhere");
+    let second = w.start_write(c, 0, pattern(2, 4096));
+    let now = w.now;
+    w.volume().disable_path(now, "a:0", false).expect("disabled");
+    w.run(Duration::from_secs(9));
+    assert_eq!(w.node(0).sessions(), 1, "its command may still end");
+    w.run(Duration::from_secs(2));
+    assert_eq!((w.node(0).sessions(), w.state(0)), (0, State::Disabled), "{}", w.story());
+    w.run(Duration::from_secs(60));
+    assert!(!w.is_done(c, second), "nothing proves it dead");
+    assert_eq!(w.volume().snapshot().fences.pending, 1);
+    w.faults(0).clear();
+    let now = w.now;
+    w.volume().enable_path(now, "a:0").expect("enabled");
+    w.answer(c, second).expect("proven");
+    w.until_active();
+    w.finish();
+}

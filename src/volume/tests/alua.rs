@@ -231,7 +231,7 @@ fn the_storage_is_asked_to_serve_what_is_left() {
         until_states(&mut w, [State::Active, State::Standby]);
         let c = w.client();
         writes(&mut w, c, 4);
-        w.run(Duration::from_secs(20));
+        w.run(Duration::from_secs(22));
         assert_eq!(w.pair.access().states()[1], Some(Standby), "not without need");
         w.kill(0);
         let from = w.now;

@@ -2,7 +2,7 @@
 //! is sent before the proof. The journal of the pair is the witness.
 
 use super::wire::Net;
-use super::world::{Setup, World, pattern};
+use super::world::{Setup, World, pattern, portal_addr};
 use crate::base::Duration;
 use crate::path::{BlockRange, FenceMode, Policy, State};
 use crate::volume::admin::AdminError;
@@ -297,6 +297,93 @@ fn a_held_write_without_a_path_fails_too() {
 }
 
 /// Proof 1: the unit hangs behind a session that answers pings. Its write is given up there and repeated;
+/// A nexus has no portal: where the path's own one stays away, another one of the target's group will do.
+#[test]
+fn a_nexus_is_fenced_through_another_portal_of_its_group() {
+    let tunables = Tunables { fence_timeout: Duration::MAX, ..Tunables::default() };
+    let mut w = World::new(Setup { portals: vec![0, 0], ..setup(tunables) });
+    let c = w.client();
+    hang_one(&w, 0);
+    let first = w.start_write(c, 0, pattern(1, 4096));
+    w.run_ms(5);
+    w.portals[0].net = Net::Silent;
+    w.answer(c, first).expect("repeated on the other path");
+    let held = w.node(0).held();
+    w.portals[0].net = Net::Refuses;
+    let second = w.start_write(c, 0, pattern(2, 4096));
+    w.answer(c, second).expect("proven through the other portal");
+    let fences = w.volume().snapshot().fences;
+    assert_eq!((held, w.node(0).held(), fences.proven, fences.pending), (1, 0, 1, 0));
+    assert_ne!(w.state(0), State::Active, "it is not used there");
+    let asked = w.connects.len();
+    w.run(Duration::from_secs(10));
+    let after = &w.connects[asked..];
+    assert!(!after.is_empty() && after.iter().all(|(_, to)| *to == portal_addr(0)), "{after:?}");
+    assert_eq!(w.failures(1), 0, "{}", w.story());
+    w.portals[0].net = Net::Works;
+    w.until_active();
+    assert_eq!(w.read(c, 0, 4096).expect("read"), pattern(2, 4096));
+    w.finish();
+}
+
+/// A portal of another group leads to another nexus, and one of another target too.
+#[test]
+fn no_other_portal_is_asked_without_a_doubt_or_beyond_the_target() {
+    for portals in [vec![0, 0], vec![0, 1]] {
+        let mut w = World::new(Setup { portals: portals.clone(), ..setup(Tunables::default()) });
+        let c = w.client();
+        if portals == [0, 1] {
+            doubtful(&mut w, c);
+        } else {
+            w.portals[0].net = Net::Silent;
+            w.run_ms(3000);
+        }
+        w.portals[0].net = Net::Refuses;
+        let asked = w.connects.len();
+        w.run(Duration::from_secs(10));
+        let after = &w.connects[asked..];
+        assert!(
+            !after.is_empty() && after.iter().all(|(_, to)| *to == portal_addr(0)),
+            "{after:?}"
+        );
+        w.portals[0].net = Net::Works;
+        w.until_active();
+        w.finish();
+    }
+}
+
+/// A reset that was refused is asked for again, each time after twice as long: the path logs out and in for it,
+/// since no command may use the session before. Nobody's request fails for that.
+#[test]
+fn a_refused_reset_is_asked_for_again() {
+    let tunables = Tunables { fence_timeout: Duration::MAX, ..Tunables::default() };
+    let mut w = World::new(setup(tunables));
+    let c = w.client();
+    doubtful(&mut w, c);
+    let overlapping = w.start_write(c, 0, pattern(2, 4096));
+    w.faults(0).set("tmf", Rule::new(Fault::TaskManagementAnswer(5)));
+    w.portals[0].net = Net::Works;
+    w.until_active();
+    let lost = w.failures(0);
+    let mut at = |w: &mut World, seconds: u64, count: u64| {
+        w.run(Duration::from_secs(seconds));
+        assert_eq!(resets(w, 0), count, "{}", w.story());
+        w.read(c, 1 << 20, 4096).expect("served");
+    };
+    at(&mut w, 29, 1);
+    at(&mut w, 2, 2);
+    at(&mut w, 58, 2);
+    at(&mut w, 4, 3);
+    assert_eq!((w.failures(0) - lost, w.logged("logs out")), (2, 2), "{}", w.story());
+    assert!(!w.is_done(c, overlapping));
+    w.faults(0).clear();
+    w.until("the proof", |w| w.volumes[0].snapshot().fences.proven == 1);
+    w.answer(c, overlapping).expect("proven");
+    w.until_active();
+    assert_eq!((w.node(0).held(), w.read(c, 0, 4096).expect("read")), (0, pattern(2, 4096)));
+    w.finish();
+}
+
 /// ABORT TASK answered with 0 proves it dead, and the session stays.
 #[test]
 fn an_abort_that_is_answered_proves_and_the_session_stays() {
@@ -311,6 +398,90 @@ fn an_abort_that_is_answered_proves_and_the_session_stays() {
     assert_eq!(w.failures(0), 0, "{}", w.story());
     let fences = w.volume().snapshot().fences;
     assert_eq!((fences.pending, fences.proven, fences.unproven), (0, 1, 0));
+    w.until_active();
+    w.finish();
+}
+
+/// LIO was measured never to answer task management for a write that it waits to get data of.
+#[test]
+fn a_write_that_owes_data_is_not_aborted_and_its_session_is_given_up() {
+    let mut w = World::new(setup(Tunables::default()));
+    let c = w.client();
+    w.faults(0).set("starve", Rule::new(Fault::NoReady));
+    w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute));
+    let token = w.start_write(c, 0, pattern(1, 512 * 1024));
+    w.run_ms(100);
+    w.portals[0].net = Net::Refuses;
+    w.answer(c, token).expect("repeated on the other path");
+    assert_eq!((resets(&w, 0), w.failures(0) > 0), (0, true), "{}", w.story());
+    assert!(w.log.iter().any(|n| n.why.contains("whose data the target has not got")));
+    let second = w.start_write(c, 0, pattern(2, 4096));
+    w.run(Duration::from_secs(5));
+    assert!(!w.is_done(c, second), "in doubt");
+    w.faults(0).clear();
+    w.portals[0].net = Net::Works;
+    w.answer(c, second).expect("proven by login and reset");
+    let fences = w.volume().snapshot().fences;
+    assert_eq!((fences.pending, fences.unproven), (0, 0));
+    assert!(fences.proven > 0);
+    w.until_active();
+    w.finish();
+}
+
+/// LOGICAL UNIT RESET on the old session waits for other writes there to get rid of their data, not for ever.
+#[test]
+fn a_session_with_a_write_that_owes_data_is_not_reset_to_fence_another() {
+    let tunables = Tunables { fence_timeout: Duration::MAX, ..Tunables::default() };
+    let mut w = World::new(Setup { portals: vec![0], ..setup(tunables) });
+    let c = w.client();
+    hang_one(&w, 0);
+    let first = w.start_write(c, 0, pattern(1, 4096));
+    w.run(Duration::from_secs(25));
+    w.faults(0).set("starve", Rule::new(Fault::NoReady));
+    w.faults(0).set("tmf", Rule::new(Fault::TaskManagementAnswer(5)));
+    let second = w.start_write(c, 1 << 20, pattern(2, 512 * 1024));
+    w.until("the abort", |w| resets(w, 0) == 1);
+    w.run_ms(3000);
+    assert_eq!((resets(&w, 0), w.failures(0)), (1, 0), "{}", w.story());
+    w.portals[0].net = Net::Refuses;
+    w.run_ms(2000);
+    assert_eq!((resets(&w, 0), w.failures(0) > 0), (1, true), "{}", w.story());
+    w.faults(0).clear();
+    w.portals[0].net = Net::Works;
+    w.answer(c, first).expect("sent again");
+    w.answer(c, second).expect("sent again");
+    assert_eq!(w.volume().snapshot().fences.pending, 0);
+    w.until_active();
+    w.finish();
+}
+
+/// A reset ends commands of the target's other sessions too. What owes data there is not aborted: it goes on, or
+/// its session is given up a moment later.
+#[test]
+fn a_reset_elsewhere_leaves_a_write_that_owes_data_alone() {
+    let mut w = World::new(Setup { portals: vec![0, 0], ..setup(Tunables::default()) });
+    let c = w.client();
+    hang_one(&w, 0);
+    let first = w.start_write(c, 0, pattern(1, 4096));
+    w.run_ms(5);
+    w.portals[0].net = Net::Silent;
+    w.answer(c, first).expect("repeated on the other path");
+    w.faults(0).set("starve", Rule::new(Fault::NoReady).times(1));
+    let second = w.start_write(c, 1 << 20, pattern(2, 512 * 1024));
+    // The reset is answered; what follows would be an abort.
+    w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute).skip(1));
+    w.portals[0].net = Net::Works;
+    w.until("the proof", |w| w.logged("fenced") == 1);
+    w.portals[1].net = Net::Refuses;
+    w.run_ms(200);
+    assert_eq!((resets(&w, 0), w.failures(1)), (0, 0), "{}", w.story());
+    // The unit attention may have told of it again.
+    let waited = w.until("its end", |w| w.failures(1) > 0);
+    assert!(waited < Duration::from_millis(600), "{waited:?}");
+    assert_eq!(resets(&w, 0), 0, "{}", w.story());
+    w.faults(0).clear();
+    w.portals[1].net = Net::Works;
+    w.answer(c, second).expect("repeated");
     w.until_active();
     w.finish();
 }

@@ -68,6 +68,61 @@ fn a_target_that_is_gone_is_covered_by_its_mirror_and_flushed_later() {
     w.finish();
 }
 
+/// Nobody else can empty the cache of a target that owes an answer to something else.
+#[test]
+fn a_suspect_target_is_flushed_itself() {
+    for policy in [Policy::Failover, Policy::RoundRobin] {
+        let mut w = world(policy, |_, _| {});
+        let c = w.client();
+        w.write(c, 0, &pattern(1, 4096)).expect("written");
+        assert_eq!(w.executed(0, 0x2a) + w.executed(0, 0x8a), 1, "by the first path");
+        w.faults(0).set("hang", Rule::new(Fault::Hold).on(Commands::Reads));
+        for n in 0..2 {
+            w.submit(c, Op::Read { offset: n * 8192, len: 4096 });
+            w.run_ms(1);
+        }
+        w.until("suspect", |w| w.state(0) == State::Suspect);
+        w.flush(c).expect("flushed");
+        assert_eq!((w.state(0), syncs(&w)), (State::Suspect, [1, 0]), "{policy}");
+        w.faults(0).clear();
+        let now = theirs(w.now);
+        w.node(0).release(now);
+        w.until_active();
+        w.flush(c).expect("nothing new");
+        assert_eq!(syncs(&w), [1, 0]);
+        w.finish();
+    }
+}
+
+/// It has the whole deadline of the command; after that its mirror covers it, at once from then on.
+#[test]
+fn a_suspect_target_that_does_not_flush_is_waited_for_once() {
+    let mut w = world(Policy::Failover, |_, _| {});
+    let c = w.client();
+    write_both(&mut w, c);
+    for (name, commands) in [("r", Commands::Reads), ("f", Commands::Flushes)] {
+        w.faults(0).set(name, Rule::new(Fault::Hold).on(commands));
+    }
+    w.submit(c, Op::Read { offset: 0, len: 4096 });
+    w.until("suspect", |w| w.state(0) == State::Suspect);
+    let token = w.submit(c, flush_op());
+    w.run_ms(59_000);
+    assert_eq!((w.state(0), syncs(&w)), (State::Suspect, [0, 0]));
+    w.run_ms(2_000);
+    assert_eq!((w.state(0), syncs(&w)), (State::Suspect, [0, 1]));
+    w.answer(c, token).expect("covered");
+    w.flush(c).expect("covered");
+    assert_eq!(syncs(&w), [0, 2], "its mark stays");
+    w.faults(0).clear();
+    let now = theirs(w.now);
+    w.node(0).release(now);
+    w.until_active();
+    let before = syncs(&w);
+    w.flush(c).expect("flushed");
+    assert_eq!(syncs(&w), [before[0] + 1, 2]);
+    w.finish();
+}
+
 /// A target that comes back while a flush is under way elsewhere was not reached by it.
 #[test]
 fn a_flush_counts_only_where_it_went() {

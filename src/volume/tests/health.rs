@@ -111,6 +111,18 @@ fn reads_of_a_silent_path_wait_less_than_100_ms() {
     }
 }
 
+/// What a target had answered before it stopped may come later than all the patience with it.
+#[test]
+fn an_answer_that_was_on_its_way_is_no_sign_of_life() {
+    let (w, longest) = longest(false, |w| {
+        let late = Rule::new(Fault::Delay(MS(80), MS(80))).on(Commands::Medium).times(2);
+        w.faults(0).set("late", late);
+        w.faults(0).set("hang", Rule::new(Fault::Hold).on(Commands::Medium).skip(2));
+    });
+    assert!(longest < MS(100), "{longest:?}\n{}", w.story());
+    heal(w);
+}
+
 #[test]
 fn writes_of_a_silent_path_wait_for_path_timeout() {
     for fault in [silent, frozen] {

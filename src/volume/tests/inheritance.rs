@@ -94,6 +94,24 @@ fn a_record_that_cannot_be_written_is_told_and_tried_again() {
     w.finish();
 }
 
+/// What the earlier process had acknowledged may be in a cache still: a flush of this one speaks for it.
+#[test]
+fn the_first_flush_covers_what_the_earlier_process_wrote() {
+    let syncs = |w: &World| [w.executed(0, 0x35), w.executed(1, 0x35)];
+    let mut w = World::new(setup(Tunables::default()));
+    let c = w.client();
+    w.write(c, 0, &pattern(1, 4096)).expect("written");
+    w.restart(|_| true);
+    w.until_active();
+    let c = w.client();
+    assert_eq!(syncs(&w), [0, 0]);
+    w.flush(c).expect("flushed");
+    assert_eq!(syncs(&w), [1, 1], "nobody knows where it wrote");
+    w.flush(c).expect("nothing new");
+    assert_eq!(syncs(&w), [1, 1]);
+    w.finish();
+}
+
 #[test]
 fn a_clean_logout_strikes_it_out_and_a_lost_session_does_not() {
     let mut w = World::new(setup(Tunables::default()));

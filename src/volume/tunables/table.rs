@@ -128,7 +128,7 @@ pub static ALL: &[Tunable] = &[
         management_timeout,
         SECOND,
         ms(600_000),
-        "a target that does not answer a task management function for this long is logged into again"
+        "a task management function that is not answered for this long is asked again, and its late answer counts for nothing"
     ),
     time!(
         alua_transition_timeout,

@@ -83,6 +83,7 @@ enum Heal {
     Disk(usize, bool),
     Enable(usize),
     Access,
+    Daemon,
 }
 
 /// Faults of one run.
@@ -127,7 +128,6 @@ impl Mischief {
                 Duration::from_secs(30),
             ]),
             vanish_one_in: dice.pick(&[0, 0, 60]),
-            // A daemon that starts again has to fence what its predecessor left: see `World::start_daemon`.
             daemon_one_in: 0,
             pending: Vec::new(),
         }
@@ -153,6 +153,11 @@ impl Mischief {
         self.kinds.push(Strike::Access);
     }
 
+    /// The daemon is killed now and then, and started again.
+    pub fn kill_daemon(&mut self, one_in: u64) {
+        self.daemon_one_in = one_in;
+    }
+
     /// Whether a LUN may be swapped: then the device is told which one is meant.
     #[must_use]
     pub fn swaps_units(&self) -> bool {
@@ -165,6 +170,12 @@ impl Mischief {
         let due: Vec<_> = self.pending.extract_if(.., |(at, _)| *at <= now).collect();
         for (_, heal) in due {
             mend(w, &heal);
+        }
+        if self.daemon_one_in > 0 && w.daemon_runs() && dice.one_in(self.daemon_one_in) {
+            w.tell("the daemon is killed".to_owned());
+            w.kill_daemon();
+            let after = dice.duration(Duration::from_millis(1), Duration::from_secs(5));
+            self.pending.push((now + after, Heal::Daemon));
         }
         if !self.kinds.is_empty() && dice.one_in(self.one_in) {
             let strike = dice.pick(&self.kinds);
@@ -189,10 +200,6 @@ impl Mischief {
         for portal in 0..w.portals.len() {
             w.set_net(portal, Net::Works);
             w.stall(portal, false);
-        }
-        // Its clients come back to a daemon that runs.
-        if !w.daemon_runs() {
-            w.start_daemon();
         }
     }
 }
@@ -371,6 +378,7 @@ fn mend(w: &mut World, heal: &Heal) {
                 };
             }
         }
+        Heal::Daemon => w.start_daemon(),
         Heal::Access => {
             let served = [AccessState::ActiveOptimized, AccessState::ActiveNonOptimized];
             w.pair.access().set(served);

@@ -27,6 +27,8 @@ pub enum Rule {
     Stable,
     /// After everything healed every request is answered and every path is back.
     Alive,
+    /// One read in twenty is copied at most.
+    Hedges,
     /// Slots, queues and memory return to where they began.
     Tidy,
     /// No target saw the standard broken, no client did.
@@ -43,6 +45,7 @@ impl Rule {
             Rule::Order => "a read returned what no order of the writes explains",
             Rule::Stable => "a write was answered and flushed, and is not stable",
             Rule::Alive => "after everything healed, something did not come back",
+            Rule::Hedges => "more reads were copied than the budget has",
             Rule::Tidy => "something was left behind",
             Rule::Protocol => "a peer saw the protocol broken",
             Rule::Panic => "the product panicked",
@@ -54,7 +57,7 @@ impl Rule {
 ///
 /// # Errors
 /// The first cell that cannot be explained.
-pub fn order(load: &Load) -> Result<(), Broken> {
+pub fn order(w: &World, load: &Load) -> Result<(), Broken> {
     let broken = |(what, cell)| Broken { rule: Rule::Order, what, cells: Some((cell, 1)) };
     if let Some(found) = load.broken.clone() {
         return Err(broken(found));
@@ -63,10 +66,17 @@ pub fn order(load: &Load) -> Result<(), Broken> {
     for (token, asked) in load.asked.iter().enumerate() {
         let good = asked.answer.as_ref().filter(|answer| answer.good);
         let ended = good.map(|answer| answer.ended);
+        let refused = asked.answer.as_ref().map(|answer| answer.ended);
+        let over = refused.or(w.peers[asked.peer].gone).filter(|_| good.is_none());
         for cell in asked.first..asked.first + asked.cells {
             let history = cells.entry(cell).or_insert_with(Cell::zeros);
             match asked.kind {
-                Kind::Write { .. } => history.wrote(value(token, cell), asked.began, ended),
+                Kind::Write { .. } => {
+                    history.wrote(value(token, cell), asked.began, ended);
+                    if let Some(over) = over {
+                        history.over(over);
+                    }
+                }
                 Kind::Zero { .. } => history.wrote(ZERO, asked.began, ended),
                 Kind::Trim => history.trimmed(asked.began, ended),
                 Kind::Flush => {}
@@ -84,6 +94,45 @@ pub fn order(load: &Load) -> Result<(), Broken> {
         if let Err(what) = cells[&cell].check() {
             return Err(broken((format!("cell {cell}: {what}"), cell)));
         }
+    }
+    Ok(())
+}
+
+/// When everything is healed and repaired, each cell holds what was written last: the requests from `last`
+/// on have read it. What was refused, trimmed or left open says nothing of its cells.
+///
+/// # Errors
+/// The first cell that holds something older.
+pub fn at_the_end(load: &Load, last: usize) -> Result<(), Broken> {
+    let broken = |(what, cell)| Broken { rule: Rule::Order, what, cells: Some((cell, 1)) };
+    let mut cells: HashMap<u64, Option<Cell>> = HashMap::new();
+    for (token, asked) in load.asked.iter().enumerate() {
+        let good = asked.answer.as_ref().filter(|answer| answer.good);
+        for cell in asked.first..asked.first + asked.cells {
+            let history = cells.entry(cell).or_insert_with(|| Some(Cell::zeros()));
+            let Some(known) = history else { continue };
+            match (asked.kind, good) {
+                (Kind::Flush, _) => {}
+                (Kind::Read, Some(answer)) if token >= last => {
+                    let seen = answer.seen[(cell - asked.first) as usize];
+                    known.read(seen, asked.began, answer.ended);
+                }
+                (Kind::Read, _) => {}
+                (Kind::Write { .. }, Some(answer)) => {
+                    known.wrote(value(token, cell), asked.began, Some(answer.ended));
+                }
+                (Kind::Zero { .. }, Some(answer)) => {
+                    known.wrote(ZERO, asked.began, Some(answer.ended));
+                }
+                (Kind::Trim | Kind::Write { .. } | Kind::Zero { .. }, _) => *history = None,
+            }
+        }
+    }
+    let mut all: Vec<(u64, Cell)> =
+        cells.into_iter().filter_map(|(cell, history)| Some((cell, history?))).collect();
+    all.sort_unstable_by_key(|(cell, _)| *cell);
+    for (cell, history) in all {
+        history.check().map_err(|what| broken((format!("cell {cell}: {what}"), cell)))?;
     }
     Ok(())
 }
@@ -134,6 +183,27 @@ pub fn stable(w: &World, load: &Load) -> Result<(), Broken> {
                 let cells = Some((write.first, write.cells));
                 return Err(Broken { rule: Rule::Stable, what, cells });
             }
+        }
+    }
+    Ok(())
+}
+
+/// Reads that pay for one copy.
+const READS_PER_HEDGE: u64 = 20;
+
+/// No lane has copied more reads than it had reads for.
+///
+/// # Errors
+/// How many it has copied.
+pub fn hedges(w: &World) -> Result<(), Broken> {
+    for (lane, volume) in w.volumes.iter().enumerate() {
+        let snapshot = volume.snapshot();
+        // Commands that ended badly may have been reads; of those that were given up each came back.
+        let reads: u64 = snapshot.paths.iter().map(|p| p.stats.reads + p.stats.errors).sum();
+        let sent = snapshot.hedges.sent;
+        if sent * READS_PER_HEDGE > reads {
+            let what = format!("lane {lane} has sent {sent} copies with {reads} reads");
+            return Err(Broken { rule: Rule::Hedges, what, cells: None });
         }
     }
     Ok(())

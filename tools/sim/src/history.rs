@@ -30,6 +30,8 @@ struct Wrote {
     ended: u64,
     /// It may have changed nothing (TRIM).
     maybe: bool,
+    /// It has no good answer, and since then nobody waits for one.
+    over: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +66,7 @@ impl Cell {
     /// When a value other than [`ZERO`] is written twice: the load is wrong then.
     pub fn wrote(&mut self, value: u64, began: u64, ended: Option<u64>) {
         let ended = ended.unwrap_or(u64::MAX);
-        self.writes.push(Wrote { value, began, ended, maybe: false });
+        self.writes.push(Wrote { value, began, ended, maybe: false, over: None });
         if value == ZERO && began > 0 {
             self.zeroed = true;
             return;
@@ -80,7 +82,16 @@ impl Cell {
     pub fn trimmed(&mut self, began: u64, ended: Option<u64>) {
         self.zeroed = true;
         let ended = ended.unwrap_or(u64::MAX);
-        self.writes.push(Wrote { value: ZERO, began, ended, maybe: true });
+        self.writes.push(Wrote { value: ZERO, began, ended, maybe: true, over: None });
+    }
+
+    /// Nobody waits any more for the answer of the last write, or it was refused. It may still take effect;
+    /// but a write that begins from now on and is answered well comes after it.
+    ///
+    /// # Panics
+    /// When there was none.
+    pub fn over(&mut self, at: u64) {
+        self.writes.last_mut().expect("there was a write").over = Some(at);
     }
 
     /// A read that was answered.
@@ -103,6 +114,7 @@ impl Cell {
     /// What is wrong, for a reader.
     pub fn check(&self) -> Result<(), String> {
         self.check_zones()?;
+        self.check_late()?;
         if self.zeroed { self.check_reads() } else { Ok(()) }
     }
 
@@ -139,6 +151,24 @@ impl Cell {
                         "{value:#x} is seen from {from} to {to}, {other:#x} from {other_from} to {other_to}"
                     ));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// What nobody waited for any more is not seen once a later write was answered.
+    fn check_late(&self) -> Result<(), String> {
+        for write in self.writes.iter().filter(|w| w.value != ZERO) {
+            let Some(over) = write.over else { continue };
+            let later = self.writes.iter().filter(|w| !w.maybe && w.began > over);
+            let Some(buried) = later.map(|w| w.ended).min() else { continue };
+            let seen = self.reads.iter().find(|r| r.value == write.value && r.began > buried);
+            if let Some(read) = seen {
+                return Err(format!(
+                    "{:#x} is read from {} to {}; it was given up at {over}, and a write that began after \
+                     that was answered at {buried}",
+                    write.value, read.began, read.ended
+                ));
             }
         }
         Ok(())
@@ -201,6 +231,42 @@ mod tests {
         assert_eq!(cell.check(), Ok(()));
         cell.read(9, 5, 6);
         assert!(cell.check().is_err());
+    }
+
+    /// A write of a client that is gone may land late, but never over one that began after that.
+    #[test]
+    fn a_write_that_was_given_up_does_not_come_late() {
+        let history = |given_up: bool| {
+            let mut cell = Cell::zeros();
+            cell.wrote(1, 1, None);
+            if given_up {
+                cell.over(2);
+            }
+            cell.read(0, 3, 4);
+            cell.wrote(2, 5, Some(8));
+            cell.read(1, 6, 7);
+            cell
+        };
+        let mut cell = history(true);
+        assert_eq!(cell.check(), Ok(()), "late, and before the next write");
+        cell.read(2, 9, 10);
+        assert_eq!(cell.check(), Ok(()));
+        for (given_up, found) in [(false, false), (true, true)] {
+            let mut cell = Cell::zeros();
+            cell.wrote(1, 1, None);
+            if given_up {
+                cell.over(2);
+            }
+            cell.wrote(2, 5, Some(8));
+            cell.read(1, 9, 10);
+            assert_eq!(cell.check().is_err(), found, "over a newer one");
+        }
+        let mut cell = Cell::zeros();
+        cell.wrote(1, 1, None);
+        cell.wrote(2, 2, Some(8));
+        cell.over(9);
+        cell.read(1, 10, 11);
+        assert_eq!(cell.check(), Ok(()), "they were under way together");
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Peer {
     pub lane: usize,
     /// `None` when it was refused or its socket is gone.
     pub id: Option<ClientId>,
+    /// When that came to be, on the clock of begins and ends.
+    pub gone: Option<u64>,
     /// The client object.
     pub client: Client,
     /// What the server has told of the export, once open.
@@ -50,6 +52,7 @@ impl Peer {
         Peer {
             lane,
             id,
+            gone: None,
             client: Client::new(config),
             export: None,
             answers: VecDeque::new(),

@@ -81,6 +81,11 @@ impl Plan {
         if access_states(&mut dice.fork(), &mut pair) {
             mischief.change_access();
         }
+        daemon_dies(&mut dice.fork(), &mut mischief);
+        let mut shape = shape;
+        if bug != Some(Bug::FenceOff) && mischief.daemon_one_in == 0 {
+            release_early(&mut dice.fork(), &mut tunables, &mut shape);
+        }
         if bug == Some(Bug::FenceOff) {
             tunables.fence = FenceMode::Off;
         }
@@ -113,6 +118,14 @@ impl Plan {
             close_delay: rest.duration(Duration::from_micros(20), Duration::from_millis(50)),
             bug,
         }
+    }
+}
+
+impl Plan {
+    /// Ranges may be released without a proof: what is read before they are repaired is not judged.
+    #[must_use]
+    pub fn releases(&self) -> bool {
+        self.setup.tunables.fence_timeout != Duration::MAX
     }
 }
 
@@ -161,6 +174,22 @@ fn access_states(dice: &mut Dice, pair: &mut PairConfig) -> bool {
     has
 }
 
+/// One daemon in five is killed now and then.
+fn daemon_dies(dice: &mut Dice, mischief: &mut Mischief) {
+    if dice.one_in(5) {
+        mischief.kill_daemon(dice.pick(&[30, 100, 300]));
+    }
+}
+
+/// One device in six gives up what is in doubt after a time. Until it is repaired a late write may be read
+/// then, and carried on by a write of a part of a block: [`Plan::releases`].
+fn release_early(dice: &mut Dice, tunables: &mut Tunables, shape: &mut Shape) {
+    if dice.one_in(6) && tunables.fence == FenceMode::Overlap {
+        tunables.fence_timeout = dice.duration(Duration::from_secs(1), Duration::from_secs(20));
+        shape.aligned = true;
+    }
+}
+
 fn portals(dice: &mut Dice) -> Vec<Portal> {
     let ways: &[&[usize]] = &[&[0, 1], &[0, 1], &[0, 1, 0], &[0, 1, 0, 1], &[0, 0]];
     let way = dice.pick(ways);
@@ -175,7 +204,7 @@ fn portals(dice: &mut Dice) -> Vec<Portal> {
     way.iter().map(to_portal).collect()
 }
 
-/// Tunables inside their ranges. `fence_timeout` is for ever: beyond it a stale write is what was asked for.
+/// Tunables inside their ranges; for `fence_timeout` see [`release_early`].
 fn tunables(dice: &mut Dice) -> Tunables {
     let ms = Duration::from_millis;
     let mut tunables = Tunables {

@@ -59,7 +59,9 @@ fn measure(policy: Policy, delay: Duration, loss_one_in: u64) -> Row {
     let second = Portal { delay, loss_one_in, ..Portal::new(1) };
     let mut setup = Setup { policy, portals: vec![first, second], ..Setup::default() };
     setup.pair.size = 2 << 20;
-    setup.weights = vec![3, 1];
+    if policy == Policy::WeightedPaths {
+        setup.weights = vec![3, 1];
+    }
     let mut w = World::cold(setup);
     w.until("both paths active", World::all_active);
     let peer = w.client_on(0);

@@ -112,10 +112,15 @@ impl Run<'_> {
     fn all(&mut self) -> Result<Outcome, Broken> {
         self.rounds();
         self.come_back()?;
+        let last = self.load.asked.len();
         self.last_reads()?;
         self.leave()?;
-        check::order(&self.load)?;
+        match self.plan.releases() {
+            true => check::at_the_end(&self.load, last)?,
+            false => check::order(&self.world, &self.load)?,
+        }
         check::stable(&self.world, &self.load)?;
+        check::hedges(&self.world)?;
         check::tidy(&self.world)?;
         Ok(Outcome {
             hash: self.world.trace.hash(),
@@ -164,7 +169,7 @@ impl Run<'_> {
         for _ in 0..PATIENCE.as_secs() {
             world.settle();
             load.take(world);
-            let back = world.all_active();
+            let back = world.all_active() && !world.watches();
             if back && load.unanswered(world).is_none() {
                 return Ok(());
             }

@@ -137,7 +137,7 @@ pub struct World {
     dark: [bool; 2],
     /// A node that shows another unit.
     another: [bool; 2],
-    /// Since when, and until when, in commands executed by the pair, a lane had no active path to a node.
+    /// Since when, and until when, in commands executed by the pair, a lane had no session in service with a node.
     out_of_reach: [Vec<(u64, u64)>; 2],
     /// The daemon, one per lane; empty while it is dead.
     pub volumes: Vec<Volume>,
@@ -313,7 +313,8 @@ impl World {
         self.attempts.clear();
         self.closing.clear();
         for index in 0..self.peers.len() {
-            if self.peers[index].id.take().is_some() {
+            if self.peers[index].id.is_some() {
+                self.gone(index);
                 self.peers[index].client.handle_eof();
                 self.collect(index);
             }
@@ -355,7 +356,7 @@ impl World {
         for node in 0..2 {
             let paths: Vec<usize> =
                 (0..self.portals.len()).filter(|p| self.portals[*p].node == node).collect();
-            let reaches = |lane| paths.iter().any(|p| self.state_on(lane, *p) == State::Active);
+            let reaches = |lane| paths.iter().any(|p| self.state_on(lane, *p).carries_io());
             if !self.volumes.is_empty() && (0..self.volumes.len()).all(reaches) {
                 continue;
             }
@@ -366,8 +367,8 @@ impl World {
         }
     }
 
-    /// Whether every lane had an active path to the node all the time between two numbers of executed
-    /// commands. A suspect one counts for none: a flush goes round it.
+    /// Whether every lane had a session in service with the node, suspect or not, all the time between two
+    /// numbers of executed commands.
     #[must_use]
     pub fn in_reach(&self, node: u8, from: u64, to: u64) -> bool {
         !self.out_of_reach[usize::from(node)].iter().any(|(f, t)| *f <= to && from <= *t)
@@ -450,6 +451,12 @@ impl World {
     }
 
     // --- what can be seen
+
+    /// Ranges that were released without a proof are still looked after.
+    #[must_use]
+    pub fn watches(&self) -> bool {
+        self.volumes.first().is_some_and(|volume| volume.snapshot().watched > 0)
+    }
 
     /// The state of a path on a lane.
     #[must_use]
@@ -548,6 +555,13 @@ impl World {
         let lane = peer.lane;
         self.volumes[lane].handle_disconnected(self.now, Endpoint::Client(id), Some(&error));
         self.awake[lane] = true;
+    }
+
+    /// Its socket is gone; an answer that it has not seen is none.
+    fn gone(&mut self, peer: usize) {
+        self.clock += 1;
+        self.peers[peer].id = None;
+        self.peers[peer].gone = Some(self.clock);
     }
 
     /// Something was done to a lane's volume from outside: it gets a turn.

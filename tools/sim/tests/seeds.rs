@@ -116,4 +116,19 @@ mod planted {
         let rules = [Rule::Order, Rule::Panic, Rule::Tidy, Rule::Stable];
         finds(Bug::Product(Product::AbortedIsDone), 200, &rules);
     }
+
+    #[test]
+    fn what_an_earlier_daemon_left_behind_and_nobody_looks_at_is_found() {
+        finds(Bug::Product(Product::LeftBehindIgnored), 400, &[Rule::Order]);
+    }
+
+    #[test]
+    fn copies_that_nobody_paid_for_are_found() {
+        finds(Bug::Product(Product::HedgesUnpaid), 200, &[Rule::Hedges]);
+    }
+
+    #[test]
+    fn a_late_write_that_is_not_repaired_is_found() {
+        finds(Bug::Product(Product::WatchForgotten), 1500, &[Rule::Order]);
+    }
 }

@@ -51,7 +51,7 @@ impl Play {
             self.step(step).map_err(|what| Trouble::new(*line, what))?;
             self.load.take(&mut self.world);
         }
-        match (check::order(&self.load), self.stale) {
+        match (check::order(&self.world, &self.load), self.stale) {
             (Ok(()), false) | (Err(_), true) => {}
             (Ok(()), true) => {
                 return Err(Trouble::new(0, "every read can be explained: nothing is stale"));

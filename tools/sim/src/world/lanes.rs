@@ -278,7 +278,7 @@ impl World {
             }
             if self.peers[index].closing {
                 self.transmit(lane, endpoint);
-                self.peers[index].id = None;
+                self.gone(index);
                 self.peers[index].client.handle_eof();
                 self.collect(index);
                 self.volumes[lane].handle_socket_closed(self.now, endpoint);

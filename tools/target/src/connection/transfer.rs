@@ -115,6 +115,9 @@ impl Connection {
     /// Sends as many R2Ts as may be outstanding.
     fn ask(&mut self, core: &mut Core, task: &mut WriteTask) {
         let most = self.parameters.max_outstanding_r2t as usize;
+        if task.asked < task.command.expected_len && core.faults.no_ready() {
+            return;
+        }
         while task.requests.len() < most && task.asked < task.command.expected_len {
             let left = task.command.expected_len - task.asked;
             let len = left.min(self.parameters.max_burst);

@@ -82,6 +82,8 @@ pub enum Fault {
     DropBytes(u8),
     /// The CmdSN window is no wider than this.
     Window(u32),
+    /// A write is not asked for its data: it waits for them for ever.
+    NoReady,
     /// Nothing is read, executed or sent until the rule is removed: a process that was stopped.
     Freeze,
 }

@@ -201,6 +201,11 @@ impl Stack {
         self.rules.iter().filter_map(limit).min().unwrap_or(u32::MAX)
     }
 
+    /// Whether a write is not asked for its data now.
+    pub(crate) fn no_ready(&mut self) -> bool {
+        self.first(|fault| (*fault == Fault::NoReady).then_some(())).is_some()
+    }
+
     /// Whether the node stands still.
     pub(crate) fn frozen(&self) -> bool {
         self.rules.iter().any(|armed| armed.rule.fault == Fault::Freeze)
@@ -262,6 +267,7 @@ fn is_about_commands(fault: &Fault) -> bool {
         | Fault::DataDigest
         | Fault::DropBytes(_)
         | Fault::Window(_)
+        | Fault::NoReady
         | Fault::Freeze => false,
     }
 }

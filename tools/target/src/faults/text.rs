@@ -98,6 +98,7 @@ fn fault(text: &str) -> Result<Fault, RuleError> {
             _ => return Err(bad("expected 1 to 48 bytes, as in drop=4")),
         },
         "window" => Fault::Window(value.parse().map_err(|_| bad("expected commands"))?),
+        "no-r2t" => Fault::NoReady,
         "freeze" => Fault::Freeze,
         _ => return Err(RuleError::Unknown(word.to_owned())),
     })
