@@ -8,30 +8,10 @@
 //! Deliberately not here: windows over time (who owns the histogram clears it) and text.
 
 use crate::base::Duration;
+use hdrhistogram::Histogram as Hdr;
 
-/// Values below this are told apart one by one. From there on each power of two has half as many buckets.
-const EXACT: u64 = 256;
-/// Buckets per power of two.
-const PER_POWER: usize = EXACT as usize / 2;
-/// The bucket of everything from [`Histogram::RANGE_MAX`] on, and a little below.
-const LAST: usize = bucket(Histogram::RANGE_MAX);
-
-/// How far a value is shifted so that it is below [`EXACT`].
-const fn shift(value: u64) -> u32 {
-    (EXACT - 1).leading_zeros() - (value | (EXACT - 1)).leading_zeros()
-}
-
-/// The bucket of a value.
-const fn bucket(value: u64) -> usize {
-    let shift = shift(value);
-    shift as usize * PER_POWER + (value >> shift) as usize
-}
-
-/// The largest value of a bucket.
-const fn bound(bucket: usize) -> u64 {
-    let shift = (bucket / PER_POWER).saturating_sub(1);
-    (((bucket - shift * PER_POWER) as u64 + 1) << shift) - 1
-}
+/// Significant decimal digits that are kept.
+const DIGITS: u8 = 2;
 
 /// Percentiles of a [`Histogram`], microseconds; all zero when nothing was recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,8 +29,7 @@ pub struct Percentiles {
 /// Counts of latencies by size; about 20 KiB, allocated once.
 #[derive(Clone, PartialEq)]
 pub struct Histogram {
-    counts: Box<[u64]>,
-    total: u64,
+    counts: Hdr<u64>,
     max: u64,
 }
 
@@ -61,7 +40,8 @@ impl Histogram {
     /// An empty histogram.
     #[must_use]
     pub fn new() -> Histogram {
-        Histogram { counts: vec![0; LAST + 1].into_boxed_slice(), total: 0, max: 0 }
+        let counts = Hdr::new_with_bounds(1, Histogram::RANGE_MAX, DIGITS);
+        Histogram { counts: counts.expect("the bounds are constants that fit"), max: 0 }
     }
 
     /// Counts one latency.
@@ -72,15 +52,14 @@ impl Histogram {
 
     /// Counts one latency given in microseconds.
     pub fn record_micros(&mut self, micros: u64) {
-        self.counts[bucket(micros.min(Histogram::RANGE_MAX))] += 1;
-        self.total += 1;
+        self.counts.saturating_record(micros.min(Histogram::RANGE_MAX));
         self.max = self.max.max(micros);
     }
 
     /// How many values were counted.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.total
+        self.counts.len()
     }
 
     /// The largest value, microseconds, exact; 0 when empty.
@@ -100,10 +79,13 @@ impl Histogram {
         let wanted = u128::from(self.count()) * u128::from(per_mille);
         let rank = wanted.div_ceil(1000).max(1);
         let mut seen = 0u128;
-        for (bucket, count) in self.counts.iter().enumerate() {
-            seen += u128::from(*count);
+        for step in self.counts.iter_recorded() {
+            seen += u128::from(step.count_at_value());
             if seen >= rank {
-                return if bucket == LAST { self.max } else { bound(bucket).min(self.max) };
+                let value = step.value_iterated_to();
+                let last = value >= self.counts.lowest_equivalent(Histogram::RANGE_MAX);
+                let bound = self.counts.highest_equivalent(value);
+                return if last { self.max } else { bound.min(self.max) };
             }
         }
         0
@@ -122,17 +104,14 @@ impl Histogram {
 
     /// Adds everything that `other` counted.
     pub fn merge(&mut self, other: &Histogram) {
-        for (own, other) in self.counts.iter_mut().zip(&other.counts) {
-            *own += other;
-        }
-        self.total += other.total;
+        self.counts.add(&other.counts).expect("all histograms have the same bounds");
         self.max = self.max.max(other.max);
     }
 
     /// Forgets everything; keeps the memory.
     pub fn clear(&mut self) {
-        self.counts.fill(0);
-        (self.total, self.max) = (0, 0);
+        self.counts.reset();
+        self.max = 0;
     }
 }
 
@@ -156,16 +135,6 @@ mod tests {
     #[test]
     fn empty_is_all_zero() {
         assert_eq!(Histogram::new().percentiles(), Percentiles::default());
-    }
-
-    #[test]
-    fn buckets_follow_each_other() {
-        let mut next = 0;
-        for bucket in 0..=LAST {
-            assert_eq!((super::bucket(next), super::bucket(bound(bucket))), (bucket, bucket));
-            next = bound(bucket) + 1;
-        }
-        assert!(next > Histogram::RANGE_MAX);
     }
 
     #[test]
