@@ -17,43 +17,45 @@
 //! commands are chosen together). Then [`Volume::poll_action`] until it returns nothing,
 //! [`Volume::poll_transmit`] until it returns nothing, and [`Volume::poll_deadline`].
 //!
+//! # Rooms
+//! | folder, file | what |
+//! |---|---|
+//! | `clients` | the NBD side: connections, requests in and answers out, payload memory |
+//! | `io` | the life of one I/O: request, parts, path choice, verdict, flush, copies |
+//! | `link` | a path's connection: login, identity, content, access states, health |
+//! | `fence` | write ownership: proofs, resets, what outlives us, the watch list |
+//! | `shared` | what the lanes of one device share |
+//! | `spec`, `tunables`, `admin`, `census` | what it is built from, what can be set, what is shown |
+//!
 //! Deliberately not here: sockets, clocks, threads. The lane and the simulator drive the same code.
 
-mod abandon;
 pub mod admin;
-mod alua;
-mod block_ops;
 mod census;
-mod check;
 mod clients;
-mod complete;
-mod content;
 mod detour;
-mod dispatch;
-pub mod doubts;
-mod explicit;
-pub mod fence_command;
-mod fencing;
-mod flush;
-mod health;
-pub mod hedge;
-mod idle;
+mod fence;
+mod io;
 mod link;
-mod memory;
-pub mod nexus;
-pub mod probe;
-mod probing;
-mod request;
-pub mod resets;
-mod service;
 pub mod shared;
 pub mod spec;
 mod table;
 #[cfg(all(test, feature = "linux"))]
 mod tests;
-mod transfer;
 pub mod tunables;
-pub mod watch;
+
+// The rooms of the folders, by the names that all of the volume uses.
+use clients::memory;
+use fence as fencing;
+use fence::check;
+pub use fence::doubts;
+pub use fence::fence_command;
+pub use fence::nexus;
+pub use fence::resets;
+pub use fence::watch;
+pub use io::hedge;
+use io::{abandon, block_ops, complete, dispatch, flush, request, transfer};
+pub use link::probe;
+use link::{alua, content, explicit, health, idle, probing, service};
 
 use crate::base::{Duration, Instant, TxQueue};
 use crate::export;

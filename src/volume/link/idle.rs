@@ -5,16 +5,16 @@
 //! A path that carries commands is watched by them (health). The answer goes the way of any other: the
 //! verdict says what it means for the path.
 
-use super::link::{self, CHECK, Phase};
-use super::{Volume, complete, health, probing};
 use crate::base::Instant;
 use crate::path::PathIndex;
 use crate::path::verdict::{self, CommandKind, Context, Decision, Outcome};
 use crate::session::{Command, Completion, Direction, TaskTag};
+use crate::volume::link::{self, CHECK, Phase};
+use crate::volume::{Volume, complete, health, probing};
 use crate::wire::scsi::{Cdb, SenseKey};
 
 /// The check of one path.
-pub(super) struct Check {
+pub(in crate::volume) struct Check {
     /// The next one.
     at: Instant,
     /// The question that is out, and when its answer is overdue.
@@ -24,21 +24,21 @@ pub(super) struct Check {
 }
 
 impl Check {
-    pub(super) const NONE: Check = Check { at: Instant::MAX, out: None, sent: 0 };
+    pub(in crate::volume) const NONE: Check = Check { at: Instant::MAX, out: None, sent: 0 };
 
     /// A question of ours was sent besides, which is no load.
-    pub(super) fn discount(&mut self) {
+    pub(in crate::volume) fn discount(&mut self) {
         self.sent += 1;
     }
 
     /// When [`timeout`] has something to do.
-    pub(super) fn deadline(&self) -> Instant {
+    pub(in crate::volume) fn deadline(&self) -> Instant {
         self.out.map_or(self.at, |(_, by)| by)
     }
 }
 
 /// The path is in service from now on.
-pub(super) fn begin(v: &mut Volume, now: Instant, path: PathIndex) {
+pub(in crate::volume) fn begin(v: &mut Volume, now: Instant, path: PathIndex) {
     let interval = v.spec.tunables.check_interval;
     let link = &mut v.links[path.get()];
     link.check.at = now + interval;
@@ -46,7 +46,7 @@ pub(super) fn begin(v: &mut Volume, now: Instant, path: PathIndex) {
 }
 
 /// Asks, or finds that nobody has answered.
-pub(super) fn timeout(v: &mut Volume, now: Instant, path: PathIndex) {
+pub(in crate::volume) fn timeout(v: &mut Volume, now: Instant, path: PathIndex) {
     let link = &mut v.links[path.get()];
     if !matches!(link.phase, Phase::Up) || now < link.check.deadline() {
         return;
@@ -90,7 +90,12 @@ fn unanswered(v: &mut Volume, now: Instant, path: PathIndex, tag: TaskTag) {
 }
 
 /// The unit has answered.
-pub(super) fn answered(v: &mut Volume, now: Instant, path: PathIndex, completion: &Completion) {
+pub(in crate::volume) fn answered(
+    v: &mut Volume,
+    now: Instant,
+    path: PathIndex,
+    completion: &Completion,
+) {
     ended(v, path);
     let Completion { response, status, sense, .. } = completion;
     let outcome = Outcome::new(*response, *status, sense.as_deref(), false);
@@ -107,6 +112,6 @@ pub(super) fn answered(v: &mut Volume, now: Instant, path: PathIndex, completion
 }
 
 /// The question is out no more.
-pub(super) fn ended(v: &mut Volume, path: PathIndex) {
+pub(in crate::volume) fn ended(v: &mut Volume, path: PathIndex) {
     v.links[path.get()].check.out = None;
 }

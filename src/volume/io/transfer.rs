@@ -2,36 +2,36 @@
 //! or end on a block. The range of such a request is held for whole blocks, so that two clients that
 //! change two halves of one block cannot tear it.
 
-use super::Volume;
-use super::request::{Part, PartVerb, Request, RequestId, Stage};
 use crate::base::Payload;
 use crate::path::identity::LogicalUnit;
+use crate::volume::Volume;
+use crate::volume::request::{Part, PartVerb, Request, RequestId, Stage};
 
 /// Bytes per READ or WRITE command, whatever more the unit allows: keeps one request from holding a
 /// session's window and gives several paths a share of it.
 const PART_BYTES_MAX: u32 = 512 * 1024;
 
 /// Blocks per READ or WRITE.
-pub(super) fn step(unit: &LogicalUnit) -> u32 {
+pub(in crate::volume) fn step(unit: &LogicalUnit) -> u32 {
     let ours = (PART_BYTES_MAX / unit.block_size()).max(1);
     ours.min(unit.max_transfer_blocks())
 }
 
 /// The whole blocks that `len` bytes from `offset` touch: first, and one behind the last.
-pub(super) fn blocks(unit: &LogicalUnit, offset: u64, len: u64) -> (u64, u64) {
+pub(in crate::volume) fn blocks(unit: &LogicalUnit, offset: u64, len: u64) -> (u64, u64) {
     let size = u64::from(unit.block_size());
     (offset / size, (offset + len).div_ceil(size))
 }
 
 /// Whether a WRITE changes its first or last block only in part.
-pub(super) fn needs_edges(unit: Option<&LogicalUnit>, request: &Request) -> bool {
+pub(in crate::volume) fn needs_edges(unit: Option<&LogicalUnit>, request: &Request) -> bool {
     let Some(unit) = unit else { return false };
     let mask = u64::from(unit.block_size()) - 1;
     request.offset & mask != 0 || (request.offset + request.len) & mask != 0
 }
 
 /// Reads the first and the last block of a WRITE that changes them in part.
-pub(super) fn read_edges(v: &mut Volume, id: RequestId) {
+pub(in crate::volume) fn read_edges(v: &mut Volume, id: RequestId) {
     let Some(request) = v.requests.get_mut(id) else { return };
     assert!(request.first < request.end, "an empty write was answered at once");
     let (first, last) = (request.first, request.end - 1);
@@ -43,7 +43,7 @@ pub(super) fn read_edges(v: &mut Volume, id: RequestId) {
 }
 
 /// Puts old edges and new data together; from here the request is a WRITE of whole blocks.
-pub(super) fn merge_edges(v: &mut Volume, id: RequestId) {
+pub(in crate::volume) fn merge_edges(v: &mut Volume, id: RequestId) {
     let unit = v.unit.clone().expect("edges were read from a known unit");
     let request = v.requests.get_mut(id).expect("the caller holds the request");
     let size = unit.block_size() as usize;
@@ -69,7 +69,7 @@ pub(super) fn merge_edges(v: &mut Volume, id: RequestId) {
 }
 
 /// The bytes that a READ asked for, from the whole blocks that came.
-pub(super) fn assemble(unit: Option<&LogicalUnit>, request: &mut Request) -> Payload {
+pub(in crate::volume) fn assemble(unit: Option<&LogicalUnit>, request: &mut Request) -> Payload {
     let unit = unit.expect("data came from a known unit");
     let mut data = match request.pieces.len() {
         1 => std::mem::take(&mut request.pieces[0].1),

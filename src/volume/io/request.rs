@@ -4,9 +4,6 @@
 //! request makes its parts a few at a time ([`pump_all`]), so that a long TRIM takes no more slots than a
 //! short one.
 
-use super::clients::ClientId;
-use super::table::Key;
-use super::{Volume, abandon, block_ops, check, flush, transfer};
 use crate::base::{Duration, Instant, Payload};
 use crate::export::{Handle, Reply};
 use crate::path::planted::{Bug, planted};
@@ -14,15 +11,18 @@ use crate::path::verdict::{CommandKind, Outcome};
 use crate::path::{BlockRange, FenceMode, Grant, Owner, PathIndex, PathSet, TicketId};
 use crate::session::TaskTag;
 use crate::stats::{Ended, Op};
+use crate::volume::clients::ClientId;
+use crate::volume::table::Key;
+use crate::volume::{Volume, abandon, block_ops, check, flush, transfer};
 use crate::wire::nbd::NbdError;
 use smallvec::SmallVec;
 
-pub(super) type RequestId = Key;
-pub(super) type PartId = Key;
+pub(in crate::volume) type RequestId = Key;
+pub(in crate::volume) type PartId = Key;
 
 /// What a request does to the logical unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verb {
+pub(in crate::volume) enum Verb {
     Read,
     Write,
     /// Zeros, by WRITE SAME where `same`, else by writing them.
@@ -52,7 +52,7 @@ impl Verb {
     }
 
     /// Whether the medium changes: such requests own their range.
-    pub(super) fn changes_state(self) -> bool {
+    pub(in crate::volume) fn changes_state(self) -> bool {
         match self {
             Verb::Write | Verb::Zero { .. } | Verb::Trim | Verb::Check { .. } => true,
             Verb::Read | Verb::Flush | Verb::Status => false,
@@ -62,7 +62,7 @@ impl Verb {
 
 /// Where a request stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(in crate::volume) enum Stage {
     /// Waits for its range.
     Held,
     /// Reads the blocks that it only changes in part.
@@ -77,7 +77,7 @@ pub(super) enum Stage {
 
 /// Who is to be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asker {
+pub(in crate::volume) enum Asker {
     Client(ClientId, Handle),
     /// The client has gone: what was not sent yet is dropped.
     Gone,
@@ -85,43 +85,43 @@ pub(super) enum Asker {
     Volume,
 }
 
-pub(super) struct Request {
-    pub(super) asker: Asker,
-    pub(super) verb: Verb,
-    pub(super) stage: Stage,
-    pub(super) offset: u64,
-    pub(super) len: u64,
-    pub(super) fua: bool,
+pub(in crate::volume) struct Request {
+    pub(in crate::volume) asker: Asker,
+    pub(in crate::volume) verb: Verb,
+    pub(in crate::volume) stage: Stage,
+    pub(in crate::volume) offset: u64,
+    pub(in crate::volume) len: u64,
+    pub(in crate::volume) fua: bool,
     /// First whole block touched, and one behind the last.
-    pub(super) first: u64,
-    pub(super) end: u64,
+    pub(in crate::volume) first: u64,
+    pub(in crate::volume) end: u64,
     /// Next block to make a part for.
-    pub(super) cursor: u64,
-    pub(super) live: u32,
+    pub(in crate::volume) cursor: u64,
+    pub(in crate::volume) live: u32,
     /// What goes out (WRITE), whole blocks once the edges are there.
-    pub(super) data: Payload,
+    pub(in crate::volume) data: Payload,
     /// What came in (READ, edges, LBA status), by part.
-    pub(super) pieces: SmallVec<[(u64, Payload); 2]>,
-    pub(super) ticket: Option<TicketId>,
-    pub(super) failure: Option<NbdError>,
+    pub(in crate::volume) pieces: SmallVec<[(u64, Payload); 2]>,
+    pub(in crate::volume) ticket: Option<TicketId>,
+    pub(in crate::volume) failure: Option<NbdError>,
     /// Begin the body again in another form once nothing is in flight (WRITE SAME was refused).
-    pub(super) restart: bool,
+    pub(in crate::volume) restart: bool,
     /// It is in the queue of requests that have more parts to make.
-    pub(super) pumping: bool,
+    pub(in crate::volume) pumping: bool,
     /// A part of a FUA request went to a cache: a flush has to follow.
-    pub(super) cached: bool,
+    pub(in crate::volume) cached: bool,
     /// Paths whose targets a flush has reached.
-    pub(super) reached: PathSet,
+    pub(in crate::volume) reached: PathSet,
     /// Sessions that may know whether a cache was lost were asked.
-    pub(super) asked_witnesses: bool,
+    pub(in crate::volume) asked_witnesses: bool,
     /// Marks of the writes that a flush covers, by path.
-    pub(super) covers: Option<Box<flush::Marks>>,
-    pub(super) started: Instant,
+    pub(in crate::volume) covers: Option<Box<flush::Marks>>,
+    pub(in crate::volume) started: Instant,
 }
 
 impl Request {
     /// One without a range.
-    pub(super) fn new(asker: Asker, verb: Verb, now: Instant) -> Request {
+    pub(in crate::volume) fn new(asker: Asker, verb: Verb, now: Instant) -> Request {
         Request {
             asker,
             verb,
@@ -150,7 +150,7 @@ impl Request {
 
 /// One SCSI command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PartVerb {
+pub(in crate::volume) enum PartVerb {
     Read,
     Write,
     WriteZeros,
@@ -161,7 +161,7 @@ pub(super) enum PartVerb {
 }
 
 impl PartVerb {
-    pub(super) fn changes_state(self) -> bool {
+    pub(in crate::volume) fn changes_state(self) -> bool {
         match self {
             PartVerb::Write
             | PartVerb::WriteZeros
@@ -172,7 +172,7 @@ impl PartVerb {
     }
 
     /// For path choice and statistics.
-    pub(super) fn op(self) -> Op {
+    pub(in crate::volume) fn op(self) -> Op {
         match self {
             PartVerb::Read => Op::Read,
             PartVerb::Write | PartVerb::WriteZeros => Op::Write,
@@ -183,7 +183,7 @@ impl PartVerb {
     }
 
     /// For the verdict.
-    pub(super) fn kind(self) -> CommandKind {
+    pub(in crate::volume) fn kind(self) -> CommandKind {
         match self {
             PartVerb::Read => CommandKind::Read,
             PartVerb::Write | PartVerb::WriteZeros => CommandKind::Write,
@@ -197,48 +197,48 @@ impl PartVerb {
 
 /// Where a part is in flight.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Flight {
-    pub(super) path: PathIndex,
-    pub(super) tag: TaskTag,
-    pub(super) started: Instant,
+pub(in crate::volume) struct Flight {
+    pub(in crate::volume) path: PathIndex,
+    pub(in crate::volume) tag: TaskTag,
+    pub(in crate::volume) started: Instant,
     /// A LOGICAL UNIT RESET on another session of the same unit has been answered since it was sent.
-    pub(super) reset: bool,
+    pub(in crate::volume) reset: bool,
     /// It has made its path suspect once, or was there when it became so.
-    pub(super) accused: bool,
+    pub(in crate::volume) accused: bool,
 }
 
-pub(super) struct Part {
-    pub(super) request: RequestId,
-    pub(super) verb: PartVerb,
-    pub(super) lba: u64,
-    pub(super) blocks: u32,
-    pub(super) history: History,
-    pub(super) flight: Option<Flight>,
+pub(in crate::volume) struct Part {
+    pub(in crate::volume) request: RequestId,
+    pub(in crate::volume) verb: PartVerb,
+    pub(in crate::volume) lba: u64,
+    pub(in crate::volume) blocks: u32,
+    pub(in crate::volume) history: History,
+    pub(in crate::volume) flight: Option<Flight>,
     /// Only these paths (a flush goes to one target).
-    pub(super) only: Option<PathSet>,
+    pub(in crate::volume) only: Option<PathSet>,
     /// Not by any other path, even if these are out of service.
-    pub(super) pinned: bool,
+    pub(in crate::volume) pinned: bool,
     /// Stragglers that there have been of it.
-    pub(super) copies: u16,
+    pub(in crate::volume) copies: u16,
 }
 
 /// What has been answered to a part so far: what the verdict on the next answer has to know.
 #[derive(Default)]
-pub(super) struct History {
+pub(in crate::volume) struct History {
     /// Paths whose answer sent it elsewhere.
-    pub(super) refused: PathSet,
+    pub(in crate::volume) refused: PathSet,
     /// Where the last answer came from, and what it was.
-    pub(super) last: Option<(PathIndex, Outcome)>,
+    pub(in crate::volume) last: Option<(PathIndex, Outcome)>,
     /// The answers that sent it elsewhere: two paths that say the same of it are right.
-    pub(super) elsewhere: SmallVec<[(PathIndex, Outcome); 1]>,
+    pub(in crate::volume) elsewhere: SmallVec<[(PathIndex, Outcome); 1]>,
     /// Retries at once, and unit attentions, on that path.
-    pub(super) retries: u8,
-    pub(super) attentions: u8,
+    pub(in crate::volume) retries: u8,
+    pub(in crate::volume) attentions: u8,
     /// Answers over all paths, delayed retries not counted.
-    pub(super) answers: u16,
+    pub(in crate::volume) answers: u16,
     /// Time spent in delayed retries on that path, and on all.
-    pub(super) waited_here: Duration,
-    pub(super) waited: Duration,
+    pub(in crate::volume) waited_here: Duration,
+    pub(in crate::volume) waited: Duration,
 }
 
 /// Parts of one request in flight at the same time, for commands that may be slow on the target.
@@ -251,7 +251,7 @@ const TRANSFER_PARTS_MAX: u32 = 64;
 const COPY_HELD_MAX: usize = 64 * 1024;
 
 /// Takes a request in: range first where it changes the medium.
-pub(super) fn begin(v: &mut Volume, now: Instant, request: Request) {
+pub(in crate::volume) fn begin(v: &mut Volume, now: Instant, request: Request) {
     let range = BlockRange::new(request.first, request.end - request.first);
     let range = range.filter(|_| request.verb.changes_state());
     let id = v.requests.insert(request);
@@ -290,7 +290,7 @@ fn keep_small(request: &mut Request) {
 }
 
 /// A request that waits for its range ends without having been begun.
-pub(super) fn drop_held(v: &mut Volume, id: RequestId) -> Option<Request> {
+pub(in crate::volume) fn drop_held(v: &mut Volume, id: RequestId) -> Option<Request> {
     let request = v.requests.remove(id)?;
     assert_eq!(request.stage, Stage::Held, "only a held request can be dropped");
     match request.ticket {
@@ -305,20 +305,20 @@ pub(super) fn drop_held(v: &mut Volume, id: RequestId) -> Option<Request> {
 }
 
 /// A held request is answered with an error.
-pub(super) fn refuse_held(v: &mut Volume, now: Instant, id: RequestId, error: NbdError) {
+pub(in crate::volume) fn refuse_held(v: &mut Volume, now: Instant, id: RequestId, error: NbdError) {
     let Some(request) = drop_held(v, id) else { return };
     if let Verb::Check { id, path } = request.verb {
         check::finished(v, now, id, path, Some(error));
     }
     v.counters.record(request.verb.op(), 0, now - request.started, Ended::Error);
     if let Asker::Client(client, handle) = request.asker {
-        super::clients::reply(v, now, client, handle, Err(error));
+        crate::volume::clients::reply(v, now, client, handle, Err(error));
     }
 }
 
 /// The service ends with requests open: their clients are told so. In `strict` nothing is said of a write
 /// that may have been executed: its connection ends without an answer.
-pub(super) fn shut_down(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn shut_down(v: &mut Volume, now: Instant) {
     let all: Vec<RequestId> = v.requests.iter().map(|(id, _)| id).collect();
     for id in all {
         let strict = v.spec.tunables.fence == FenceMode::Strict;
@@ -330,16 +330,16 @@ pub(super) fn shut_down(v: &mut Volume, now: Instant) {
         let silent = strict && request.verb.changes_state();
         let Asker::Client(client, handle) = request.asker else { continue };
         if silent {
-            super::clients::cut(v, now, client);
+            crate::volume::clients::cut(v, now, client);
             continue;
         }
         request.asker = Asker::Gone;
-        super::clients::reply(v, now, client, handle, Err(NbdError::Shutdown));
+        crate::volume::clients::reply(v, now, client, handle, Err(NbdError::Shutdown));
     }
 }
 
 /// Ranges that became free for requests of this lane.
-pub(super) fn grant(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn grant(v: &mut Volume, now: Instant) {
     if v.held > 0 {
         while let Some(granted) = v.shared.poll_granted(v.lane) {
             v.held = v.held.checked_sub(1).expect("a granted request was held");
@@ -387,7 +387,7 @@ fn start(v: &mut Volume, now: Instant, id: RequestId) {
 }
 
 /// Makes the next parts of every request that has more to make.
-pub(super) fn pump_all(v: &mut Volume) {
+pub(in crate::volume) fn pump_all(v: &mut Volume) {
     for _ in 0..v.pumpable.len() {
         let Some(id) = v.pumpable.pop_front() else { break };
         if let Some(request) = v.requests.get_mut(id) {
@@ -432,7 +432,12 @@ fn pump(v: &mut Volume, id: RequestId) {
 }
 
 impl Part {
-    pub(super) fn new(request: RequestId, verb: PartVerb, lba: u64, blocks: u32) -> Part {
+    pub(in crate::volume) fn new(
+        request: RequestId,
+        verb: PartVerb,
+        lba: u64,
+        blocks: u32,
+    ) -> Part {
         let history = History::default();
         Part {
             request,
@@ -449,7 +454,7 @@ impl Part {
 }
 
 /// A part ended. `Err` ends the request when its other parts are back.
-pub(super) fn part_done(
+pub(in crate::volume) fn part_done(
     v: &mut Volume,
     now: Instant,
     id: PartId,
@@ -475,7 +480,7 @@ pub(super) fn part_done(
 }
 
 /// Moves a request to where it can go next.
-pub(super) fn advance(v: &mut Volume, now: Instant, id: RequestId) {
+pub(in crate::volume) fn advance(v: &mut Volume, now: Instant, id: RequestId) {
     let Some(request) = v.requests.get_mut(id) else { return };
     let over = request.failure.is_some() || request.asker == Asker::Gone;
     if request.live > 0 {
@@ -511,7 +516,7 @@ pub(super) fn advance(v: &mut Volume, now: Instant, id: RequestId) {
 }
 
 /// Answers the client and lets the range go (as far as no copy is in doubt).
-pub(super) fn finish(v: &mut Volume, now: Instant, id: RequestId) {
+pub(in crate::volume) fn finish(v: &mut Volume, now: Instant, id: RequestId) {
     if v.spec.tunables.fence == FenceMode::Strict {
         let request = v.requests.get_mut(id).expect("the caller holds the request");
         if request.ticket.is_some_and(|ticket| v.shared.ledger().is_in_doubt(ticket)) {
@@ -543,11 +548,11 @@ pub(super) fn finish(v: &mut Volume, now: Instant, id: RequestId) {
     let ended = if failure.is_some() { Ended::Error } else { Ended::Good };
     v.counters.record(verb.op(), bytes, now - started, ended);
     let Asker::Client(client, handle) = asker else { return };
-    super::clients::reply(v, now, client, handle, result);
+    crate::volume::clients::reply(v, now, client, handle, result);
 }
 
 /// The mode is not `strict` any more: what waited for a proof only to be answered is answered.
-pub(super) fn without_proof(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn without_proof(v: &mut Volume, now: Instant) {
     let waiting = v.requests.iter().filter(|(_, r)| r.stage == Stage::Proof);
     let waiting: Vec<RequestId> = waiting.map(|(id, _)| id).collect();
     for id in waiting {
@@ -564,12 +569,12 @@ fn release(v: &mut Volume, ticket: TicketId) {
 }
 
 /// Grants that a change of the ledger brought: those of other lanes are told.
-pub(super) fn wake_lanes(v: &mut Volume) {
+pub(in crate::volume) fn wake_lanes(v: &mut Volume) {
     let own = v.lane;
     for lane in v.shared.distribute() {
         match lane == own {
             true => v.again = true,
-            false => v.actions.push_back(super::Action::WakeLane(lane)),
+            false => v.actions.push_back(crate::volume::Action::WakeLane(lane)),
         }
     }
 }

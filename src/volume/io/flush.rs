@@ -7,25 +7,25 @@
 //! until it has been flushed after its return. So is one that let a flush pass its deadline, until it answers.
 //! After a crash of the daemon every target counts as written to.
 
-use super::link::Link;
-use super::request::{self, Asker, Part, PartVerb, Request, RequestId, Stage, Verb};
-use super::{Level, Volume};
 use crate::base::Instant;
 use crate::limits::PATHS_PER_DEVICE_MAX;
 use crate::path::planted::{Bug, planted};
 use crate::path::{PathIndex, PathSet};
+use crate::volume::link::Link;
+use crate::volume::request::{self, Asker, Part, PartVerb, Request, RequestId, Stage, Verb};
+use crate::volume::{Level, Volume};
 use crate::wire::nbd::NbdError;
 
 /// Per path: how many writes it had acknowledged when the flush began.
-pub(super) type Marks = [u64; PATHS_PER_DEVICE_MAX];
+pub(in crate::volume) type Marks = [u64; PATHS_PER_DEVICE_MAX];
 
 /// A FLUSH request.
-pub(super) fn begin(v: &mut Volume, now: Instant, id: RequestId) {
+pub(in crate::volume) fn begin(v: &mut Volume, now: Instant, id: RequestId) {
     stabilise(v, now, id);
 }
 
 /// Makes everything that was acknowledged before now stable, then the request ends.
-pub(super) fn stabilise(v: &mut Volume, now: Instant, id: RequestId) {
+pub(in crate::volume) fn stabilise(v: &mut Volume, now: Instant, id: RequestId) {
     let request = v.requests.get_mut(id).expect("the caller holds the request");
     let writes = matches!(request.verb, Verb::Write | Verb::Zero { same: false, .. });
     let durable_already = request.stage == Stage::Body && writes && !request.cached;
@@ -70,7 +70,7 @@ fn ask_witnesses(v: &mut Volume, id: RequestId) -> bool {
 }
 
 /// The last flush of a volume that ends its service.
-pub(super) fn final_flush(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn final_flush(v: &mut Volume, now: Instant) {
     let request = Request::new(Asker::Volume, Verb::Flush, now);
     request::begin(v, now, request);
     // Its parts find their paths in this turn.
@@ -78,7 +78,7 @@ pub(super) fn final_flush(v: &mut Volume, now: Instant) {
 }
 
 /// The paths that SYNCHRONIZE CACHE may take: suspect ones too, since no other target can empty their cache.
-pub(super) fn in_reach(v: &Volume) -> PathSet {
+pub(in crate::volume) fn in_reach(v: &Volume) -> PathSet {
     let late = v.links.iter().filter(|link| link.flush_late).map(|link| link.index).collect();
     v.engine.active().union(v.engine.suspects().minus(late)).or_else(v.engine.usable())
 }
@@ -115,7 +115,7 @@ fn targets_to_flush(v: &Volume, marks: &Marks) -> Vec<PathSet> {
 }
 
 /// SYNCHRONIZE CACHE was good on this path: its whole target is reached.
-pub(super) fn reached(v: &mut Volume, id: RequestId, path: PathIndex) {
+pub(in crate::volume) fn reached(v: &mut Volume, id: RequestId, path: PathIndex) {
     let target = &v.links[path.get()].spec.target;
     let same = v.links.iter().filter(|l| l.spec.target == *target).map(|l| l.index);
     let Some(request) = v.requests.get_mut(id) else { return };
@@ -125,7 +125,7 @@ pub(super) fn reached(v: &mut Volume, id: RequestId, path: PathIndex) {
 /// The flush was good: the writes that it covered are stable, on the targets that were reached. It still
 /// fails, once, if a target has told meanwhile that it lost what it had acknowledged. Returns whether that is
 /// all: others may have to be asked first.
-pub(super) fn settled(v: &mut Volume, now: Instant, id: RequestId) -> bool {
+pub(in crate::volume) fn settled(v: &mut Volume, now: Instant, id: RequestId) -> bool {
     if ask_witnesses(v, id) {
         return false;
     }
@@ -170,7 +170,7 @@ fn same_target(v: &Volume, path: PathIndex) -> PathSet {
 
 /// A session's unit was powered on or reset: see [`crate::path::CacheLoss`]. `relogin`: it was found on a
 /// session that has just been logged in.
-pub(super) fn cache_lost(v: &mut Volume, now: Instant, path: PathIndex, relogin: bool) {
+pub(in crate::volume) fn cache_lost(v: &mut Volume, now: Instant, path: PathIndex, relogin: bool) {
     let resets = v.shared.resets_sent(path);
     let link = &mut v.links[path.get()];
     let since = if relogin { link.heard } else { link.good };
@@ -183,18 +183,18 @@ pub(super) fn cache_lost(v: &mut Volume, now: Instant, path: PathIndex, relogin:
 }
 
 /// A session is in service.
-pub(super) fn session_up(v: &Volume, path: PathIndex) {
+pub(in crate::volume) fn session_up(v: &Volume, path: PathIndex) {
     let login = v.links[path.get()].login;
     v.shared.cache_loss(|loss| loss.up((v.lane, path), login));
 }
 
 /// A session has ended.
-pub(super) fn session_ended(v: &Volume, path: PathIndex) {
+pub(in crate::volume) fn session_ended(v: &Volume, path: PathIndex) {
     v.shared.cache_loss(|loss| loss.down((v.lane, path)));
 }
 
 /// A session has carried out a command without an attention before it.
-pub(super) fn session_answered(v: &mut Volume, path: PathIndex, started: Instant) {
+pub(in crate::volume) fn session_answered(v: &mut Volume, path: PathIndex, started: Instant) {
     let good = &mut v.links[path.get()].good;
     *good = started.max(*good);
     if v.shared.cache_watch() {
@@ -203,6 +203,6 @@ pub(super) fn session_answered(v: &mut Volume, path: PathIndex, started: Instant
 }
 
 /// A LOGICAL UNIT RESET is about to be sent: every session of its target will report it.
-pub(super) fn will_reset(v: &Volume, path: PathIndex) {
+pub(in crate::volume) fn will_reset(v: &Volume, path: PathIndex) {
     v.shared.resetting(same_target(v, path));
 }

@@ -6,13 +6,13 @@
 //! never read their answers cannot starve the rest. A client whose next request does not fit is not read
 //! from until it does.
 
-use super::Volume;
-use super::clients::{self, ClientId};
 use crate::base::Instant;
 use crate::limits::REQUESTS_PER_LANE_MAX;
+use crate::volume::Volume;
+use crate::volume::clients::{self, ClientId};
 
 /// Before a client's input is looked at: how much it may hold.
-pub(super) fn allow(v: &mut Volume, id: ClientId) {
+pub(in crate::volume) fn allow(v: &mut Volume, id: ClientId) {
     let (free, slots) = free(v);
     let Some(client) = v.clients.get_mut(id.into()) else { return };
     let held = client.connection.held();
@@ -31,7 +31,7 @@ fn free(v: &Volume) -> (u64, usize) {
 }
 
 /// After anything that may have changed what a client holds.
-pub(super) fn account(v: &mut Volume, id: ClientId) {
+pub(in crate::volume) fn account(v: &mut Volume, id: ClientId) {
     let Some(client) = v.clients.get_mut(id.into()) else { return };
     let held = client.connection.held();
     v.payload_held = v.payload_held - client.accounted + held;
@@ -43,7 +43,7 @@ pub(super) fn account(v: &mut Volume, id: ClientId) {
 }
 
 /// A client has gone: what it held is free.
-pub(super) fn forget(v: &mut Volume, id: ClientId) {
+pub(in crate::volume) fn forget(v: &mut Volume, id: ClientId) {
     let Some(client) = v.clients.get_mut(id.into()) else { return };
     v.payload_held = v.payload_held.checked_sub(client.accounted).expect("it was accounted");
     client.accounted = 0;
@@ -52,7 +52,7 @@ pub(super) fn forget(v: &mut Volume, id: ClientId) {
 
 /// Lets those who wait go on, as far as there is room; who came first is asked first. A client that holds
 /// nothing may have all that is left: a request of any legal size makes progress.
-pub(super) fn serve_line(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn serve_line(v: &mut Volume, now: Instant) {
     for _ in 0..v.blocked.len() {
         let Some(id) = v.blocked.pop_front() else { return };
         let (free, slots) = free(v);

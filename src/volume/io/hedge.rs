@@ -12,13 +12,13 @@
 //!
 //! Deliberately not here: reads that leave a suspect path (health). They are no hedges and cost no budget.
 
-use super::abandon::{self, Kind};
-use super::request::PartId;
-use super::{Volume, check, health};
 use crate::base::{Duration, Instant};
 use crate::limits::REQUESTS_PER_LANE_MAX;
 use crate::path::planted::{Bug, planted};
 use crate::path::{Op, PathSet};
+use crate::volume::abandon::{self, Kind};
+use crate::volume::request::PartId;
+use crate::volume::{Volume, check, health};
 use std::collections::VecDeque;
 
 /// Reads that pay for one copy.
@@ -33,7 +33,7 @@ const SAVED_MAX: u32 = 320;
 const _: () = assert!(READS_PER_HEDGE < READS_PER_TRIAL && READS_PER_TRIAL <= SAVED_MAX);
 
 /// The reads of a volume that may be copied.
-pub(super) struct Hedges {
+pub(in crate::volume) struct Hedges {
     /// When each was sent, in that order; those that have ended are dropped when they come to the head.
     queue: VecDeque<(Instant, PartId)>,
     /// Reads that no copy was paid with.
@@ -53,7 +53,7 @@ pub struct Counters {
 }
 
 impl Hedges {
-    pub(super) fn new() -> Hedges {
+    pub(in crate::volume) fn new() -> Hedges {
         Hedges {
             queue: VecDeque::with_capacity(REQUESTS_PER_LANE_MAX),
             saved: 0,
@@ -62,13 +62,13 @@ impl Hedges {
         }
     }
 
-    pub(super) fn counters(&self) -> Counters {
+    pub(in crate::volume) fn counters(&self) -> Counters {
         self.counters
     }
 }
 
 /// A read was given to a path.
-pub(super) fn started(v: &mut Volume, now: Instant, id: PartId) {
+pub(in crate::volume) fn started(v: &mut Volume, now: Instant, id: PartId) {
     if !v.spec.tunables.hedge_reads || v.links.len() < 2 {
         return;
     }
@@ -82,13 +82,13 @@ pub(super) fn started(v: &mut Volume, now: Instant, id: PartId) {
 }
 
 /// A copy was answered first.
-pub(super) fn won(v: &mut Volume) {
+pub(in crate::volume) fn won(v: &mut Volume) {
     v.hedges.counters.won += 1;
     v.hedges.unlucky = 0;
 }
 
 /// Drops those at the head that have ended; once per turn.
-pub(super) fn settle(v: &mut Volume) {
+pub(in crate::volume) fn settle(v: &mut Volume) {
     while let Some((sent, id)) = v.hedges.queue.front()
         && !is_out(v, *sent, *id)
     {
@@ -102,7 +102,7 @@ fn is_out(v: &Volume, sent: Instant, id: PartId) -> bool {
 }
 
 /// When [`timeouts`] has something to do.
-pub(super) fn deadline(v: &Volume) -> Instant {
+pub(in crate::volume) fn deadline(v: &Volume) -> Instant {
     let Some((sent, _)) = v.hedges.queue.front() else { return Instant::MAX };
     match v.engine.read_tail() {
         Some(tail) if v.engine.active().len() > 1 => *sent + tail,
@@ -111,7 +111,7 @@ pub(super) fn deadline(v: &Volume) -> Instant {
 }
 
 /// Decides the reads that have waited for long.
-pub(super) fn timeouts(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn timeouts(v: &mut Volume, now: Instant) {
     let Some(tail) = v.engine.read_tail() else { return };
     while let Some((sent, id)) = v.hedges.queue.front().copied()
         && sent + tail <= now

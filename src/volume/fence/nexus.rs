@@ -8,11 +8,11 @@
 //!
 //! Deliberately not here: files (control).
 
-use super::link::Link;
-use super::{Action, Level, Volume, fencing};
 use crate::base::{Duration, Instant};
 use crate::path::planted::{Bug, planted};
 use crate::path::{BlockRange, Grant, Ledger, Nexus, Owner, PathIndex, PathSet, TicketId};
+use crate::volume::link::Link;
+use crate::volume::{Action, Level, Volume, fencing};
 use std::net::SocketAddr;
 
 /// A nexus by the names that outlive a process.
@@ -123,7 +123,7 @@ impl Inheritance {
 
 /// Whether a nexus is written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Recorded {
+pub(in crate::volume) enum Recorded {
     No,
     /// The driver is at it, since then.
     Asked(Instant),
@@ -140,7 +140,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A path has come: it may have been there before.
-pub(super) fn added(v: &mut Volume, path: PathIndex) {
+pub(in crate::volume) fn added(v: &mut Volume, path: PathIndex) {
     if v.lane == 0 && !v.shared.inheritance().is_empty() {
         // Its acknowledged writes may be in any target's cache still, and a FLUSH of ours speaks for them.
         v.shared.written_before(path);
@@ -170,7 +170,7 @@ fn record(v: &Volume, link: &Link) -> NexusRecord {
 
 /// State-changing commands wait for these paths: their nexuses are to be written down. Returns whether it is
 /// worth waiting a moment.
-pub(super) fn ask(v: &mut Volume, now: Instant, paths: PathSet) -> bool {
+pub(in crate::volume) fn ask(v: &mut Volume, now: Instant, paths: PathSet) -> bool {
     let mut soon = false;
     for path in paths.iter() {
         let link = &v.links[path.get()];
@@ -194,7 +194,12 @@ pub(super) fn ask(v: &mut Volume, now: Instant, paths: PathSet) -> bool {
 }
 
 /// The driver has written the nexus down, or could not.
-pub(super) fn recorded(v: &mut Volume, now: Instant, path: PathIndex, result: Result<(), String>) {
+pub(in crate::volume) fn recorded(
+    v: &mut Volume,
+    now: Instant,
+    path: PathIndex,
+    result: Result<(), String>,
+) {
     let link = &mut v.links[path.get()];
     if !matches!(link.recorded, Recorded::Asked(_)) {
         return;
@@ -216,7 +221,7 @@ pub(super) fn recorded(v: &mut Volume, now: Instant, path: PathIndex, result: Re
 }
 
 /// The session has been logged out, or is over with nothing in doubt: nothing of it can come any more.
-pub(super) fn forget(v: &mut Volume, path: PathIndex) {
+pub(in crate::volume) fn forget(v: &mut Volume, path: PathIndex) {
     let link = &v.links[path.get()];
     if !v.shared.records() || link.recorded != Recorded::Yes || may_come(v, path) {
         return;
@@ -229,7 +234,7 @@ pub(super) fn forget(v: &mut Volume, path: PathIndex) {
 
 /// Whether something that was sent on the path may still be executed.
 fn may_come(v: &Volume, path: PathIndex) -> bool {
-    let carries = |part: &super::request::Part| {
+    let carries = |part: &crate::volume::request::Part| {
         part.verb.changes_state() && part.flight.is_some_and(|flight| flight.path == path)
     };
     let inherited = v.links[path.get()].inherited;
@@ -240,7 +245,7 @@ fn may_come(v: &Volume, path: PathIndex) -> bool {
 }
 
 /// The service is at its end: what cannot come any more is struck out.
-pub(super) fn end(v: &mut Volume) {
+pub(in crate::volume) fn end(v: &mut Volume) {
     for index in 0..v.links.len() {
         forget(v, v.links[index].index);
     }
@@ -248,7 +253,7 @@ pub(super) fn end(v: &mut Volume) {
 
 /// Inherited nexuses without a path that are not in doubt any more: by somebody's word, or by
 /// `fence_timeout`. One lane looks after them.
-pub(super) fn tidy(v: &mut Volume) {
+pub(in crate::volume) fn tidy(v: &mut Volume) {
     if v.lane != 0 || v.inherited_tidy {
         return;
     }
@@ -265,7 +270,7 @@ pub(super) fn tidy(v: &mut Volume) {
 }
 
 /// Tells what was left behind, once.
-pub(super) fn announce(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn announce(v: &mut Volume, now: Instant) {
     if v.lane != 0 {
         return;
     }

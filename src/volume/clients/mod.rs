@@ -1,12 +1,14 @@
 //! The NBD side of a volume: connections, opening the export, and requests on their way in and out.
 
-use super::request::{self, Asker, Request, Stage, Verb};
-use super::table::Key;
-use super::{Action, Volume, block_ops, memory, transfer};
+pub(in crate::volume) mod memory;
+
 use crate::base::{Duration, Instant, Payload};
 use crate::export::{Catalog, Connection, Event, ExportInfo, Handle, Kind, OpenError, Reply};
 use crate::limits;
 use crate::path::identity::LogicalUnit;
+use crate::volume::request::{self, Asker, Request, Stage, Verb};
+use crate::volume::table::Key;
+use crate::volume::{Action, Volume, block_ops, transfer};
 use crate::wire::nbd::NbdError;
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -29,18 +31,18 @@ impl From<ClientId> for Key {
     }
 }
 
-pub(super) struct Client {
-    pub(super) connection: Connection,
+pub(in crate::volume) struct Client {
+    pub(in crate::volume) connection: Connection,
     since: Instant,
     /// Has bytes to send that the driver has not been told of.
-    pub(super) dirty: bool,
+    pub(in crate::volume) dirty: bool,
     /// Since when an open waits for the unit to become known.
     opening: Option<Instant>,
-    /// Payload bytes that it is booked with, and whether it waits for more ([`super::memory`]).
-    pub(super) accounted: u64,
-    pub(super) blocked: bool,
+    /// Payload bytes that it is booked with, and whether it waits for more ([`crate::volume::memory`]).
+    pub(in crate::volume) accounted: u64,
+    pub(in crate::volume) blocked: bool,
     /// In transmission: counted in `status`.
-    pub(super) open: bool,
+    pub(in crate::volume) open: bool,
     /// Since when the driver has been closing the socket.
     closing: Option<Instant>,
 }
@@ -55,11 +57,11 @@ const CLOSE_WAIT_MAX: Duration = Duration::from_secs(5);
 const HELD_MAX: usize = limits::REQUESTS_PER_LANE_MAX / 2;
 
 /// The list of exports that a client of this device sees.
-pub(super) fn catalog(name: &str) -> Catalog {
+pub(in crate::volume) fn catalog(name: &str) -> Catalog {
     Catalog::single(name, "multipath iSCSI device")
 }
 
-pub(super) fn accept(v: &mut Volume, now: Instant) -> Option<ClientId> {
+pub(in crate::volume) fn accept(v: &mut Volume, now: Instant) -> Option<ClientId> {
     if v.draining.is_some() {
         return None;
     }
@@ -98,7 +100,7 @@ fn make_room(v: &mut Volume, now: Instant) -> Option<()> {
 
 /// Whether more may be read from the client: slots, held writes and payload memory are finite, and the
 /// client waits in its socket instead of in our memory.
-pub(super) fn wants_input(v: &Volume, id: ClientId) -> bool {
+pub(in crate::volume) fn wants_input(v: &Volume, id: ClientId) -> bool {
     let Some(client) = v.clients.get(id.into()) else { return false };
     client.closing.is_none()
         && v.requests.len() < limits::REQUESTS_PER_LANE_MAX
@@ -106,7 +108,7 @@ pub(super) fn wants_input(v: &Volume, id: ClientId) -> bool {
         && client.connection.wants_input()
 }
 
-pub(super) fn received(v: &mut Volume, now: Instant, id: ClientId, chunk: Bytes) {
+pub(in crate::volume) fn received(v: &mut Volume, now: Instant, id: ClientId, chunk: Bytes) {
     memory::allow(v, id);
     let Some(client) = v.clients.get_mut(id.into()) else { return };
     client.connection.handle_received(now, chunk);
@@ -114,7 +116,7 @@ pub(super) fn received(v: &mut Volume, now: Instant, id: ClientId, chunk: Bytes)
 }
 
 /// The driver has sent what it had taken: room for more replies. Whether anybody waited for it.
-pub(super) fn sent(v: &mut Volume, now: Instant, id: ClientId) -> bool {
+pub(in crate::volume) fn sent(v: &mut Volume, now: Instant, id: ClientId) -> bool {
     memory::account(v, id);
     let Some(client) = v.clients.get_mut(id.into()) else { return false };
     if v.blocked.is_empty() && !client.connection.waits_for_sending() {
@@ -125,7 +127,7 @@ pub(super) fn sent(v: &mut Volume, now: Instant, id: ClientId) -> bool {
     true
 }
 
-pub(super) fn disconnected(
+pub(in crate::volume) fn disconnected(
     v: &mut Volume,
     now: Instant,
     id: ClientId,
@@ -143,13 +145,13 @@ pub(super) fn disconnected(
 }
 
 /// The driver has let go of the socket.
-pub(super) fn socket_closed(v: &mut Volume, now: Instant, id: ClientId) {
+pub(in crate::volume) fn socket_closed(v: &mut Volume, now: Instant, id: ClientId) {
     orphan_requests(v, now, id);
     memory::forget(v, id);
     v.clients.remove(id.into());
 }
 
-pub(super) fn timeouts(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn timeouts(v: &mut Volume, now: Instant) {
     let mut due: SmallVec<[ClientId; 8]> = SmallVec::new();
     let mut stuck: SmallVec<[ClientId; 8]> = SmallVec::new();
     for (key, client) in v.clients.iter() {
@@ -179,12 +181,12 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
 }
 
 /// Whether a client waits for the unit, or for its end: then time has to be watched.
-pub(super) fn any_waits(v: &Volume) -> bool {
+pub(in crate::volume) fn any_waits(v: &Volume) -> bool {
     v.clients.iter().any(|(_, c)| c.opening.is_some() || c.closing.is_some())
 }
 
 /// The unit has become known (or its fate has): clients that wait for it are answered.
-pub(super) fn answer_open(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn answer_open(v: &mut Volume, now: Instant) {
     let waiting: SmallVec<[ClientId; 8]> =
         v.clients.iter().filter(|(_, c)| c.opening.is_some()).map(|(k, _)| ClientId(k)).collect();
     for id in waiting {
@@ -194,7 +196,7 @@ pub(super) fn answer_open(v: &mut Volume, now: Instant) {
 }
 
 /// Does what the connection asks for.
-pub(super) fn events(v: &mut Volume, now: Instant, id: ClientId) {
+pub(in crate::volume) fn events(v: &mut Volume, now: Instant, id: ClientId) {
     loop {
         let Some(client) = v.clients.get_mut(id.into()) else { return };
         match client.connection.poll_event() {
@@ -217,7 +219,7 @@ fn finish_if_done(v: &mut Volume, now: Instant, id: ClientId) {
 }
 
 /// Ends a connection without another word.
-pub(super) fn cut(v: &mut Volume, now: Instant, id: ClientId) {
+pub(in crate::volume) fn cut(v: &mut Volume, now: Instant, id: ClientId) {
     close(v, now, id, true);
 }
 
@@ -351,7 +353,7 @@ fn accept_request(v: &mut Volume, now: Instant, id: ClientId, incoming: crate::e
 }
 
 /// Answers a request.
-pub(super) fn reply(
+pub(in crate::volume) fn reply(
     v: &mut Volume,
     now: Instant,
     id: ClientId,
@@ -370,14 +372,14 @@ pub(super) fn reply(
 }
 
 /// Connections with events that nobody has asked for: an answer may end one.
-pub(super) fn attend(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn attend(v: &mut Volume, now: Instant) {
     while let Some(id) = v.attention.pop() {
         events(v, now, id);
     }
 }
 
 /// Tells every client that the service ends: no new requests, what is in flight is finished.
-pub(super) fn begin_shutdown(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn begin_shutdown(v: &mut Volume, now: Instant) {
     let all: SmallVec<[ClientId; 16]> = v.clients.iter().map(|(k, _)| ClientId(k)).collect();
     for id in all {
         let Some(client) = v.clients.get_mut(id.into()) else { continue };

@@ -13,22 +13,29 @@
 //!
 //! Without any of them the range is given up after `fence_timeout`, in mode `overlap` only.
 
-use super::link::{self, FENCE, Phase};
-use super::request::{self, PartId};
-use super::resets::{UnitKey, Waiting};
-use super::spec::FenceProof;
-use super::table::Key;
-use super::{Level, Volume, abandon, detour, flush};
+pub(in crate::volume) mod check;
+pub mod doubts;
+pub mod fence_command;
+pub mod nexus;
+pub mod resets;
+pub mod watch;
+
 use crate::base::{Duration, Instant};
 use crate::path::planted::{Bug, planted};
 use crate::path::{Nexus, PathIndex, Proof};
 use crate::session::TaskTag;
+use crate::volume::link::{self, FENCE, Phase};
+use crate::volume::request::{self, PartId};
+use crate::volume::spec::FenceProof;
+use crate::volume::table::Key;
+use crate::volume::{Level, Volume, abandon, detour, flush};
+use resets::{UnitKey, Waiting};
 
 /// The longest rest after a refused reset, in `management_timeout`s.
 const REST_FACTOR_MAX: u32 = 16;
 
 /// The nexus of a path's present session on this lane.
-pub(super) fn nexus(v: &Volume, path: PathIndex) -> Nexus {
+pub(in crate::volume) fn nexus(v: &Volume, path: PathIndex) -> Nexus {
     let link = &v.links[path.get()];
     Nexus { lane: v.lane, path, generation: link.generation, group: link.portal_group }
 }
@@ -40,7 +47,7 @@ fn unit_key(v: &Volume, path: PathIndex) -> UnitKey {
 }
 
 /// A part that changes the medium was given up on `path` after its first byte had left.
-pub(super) fn in_doubt(v: &mut Volume, now: Instant, id: PartId, path: PathIndex) {
+pub(in crate::volume) fn in_doubt(v: &mut Volume, now: Instant, id: PartId, path: PathIndex) {
     let part = v.parts.get(id).expect("the caller holds the part");
     let Some(request) = v.requests.get(part.request) else { return };
     let ticket = request.ticket.expect("what changes the medium owns its range");
@@ -67,20 +74,20 @@ fn wanted(v: &Volume, path: PathIndex) -> bool {
 }
 
 /// Whether copies sent on earlier sessions of this path's nexus are in doubt.
-pub(super) fn needed(v: &Volume, path: PathIndex) -> bool {
+pub(in crate::volume) fn needed(v: &Volume, path: PathIndex) -> bool {
     let ledger = v.shared.ledger();
     ledger.needs_proof(nexus(v, path)) || inherited(v, path).is_some_and(|n| ledger.needs_proof(n))
 }
 
 /// The same, of a path that need not have logged in yet.
-pub(super) fn owed(v: &Volume, path: PathIndex) -> bool {
+pub(in crate::volume) fn owed(v: &Volume, path: PathIndex) -> bool {
     let ledger = v.shared.ledger();
     let before = v.links[path.get()].inherited;
     ledger.needs_proof(nexus(v, path)) || before.is_some_and(|n| ledger.needs_proof(n))
 }
 
 /// A path has logged in. Returns whether its session has to wait for a reset before anything may use it.
-pub(super) fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) -> bool {
+pub(in crate::volume) fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) -> bool {
     let own = nexus(v, path);
     stranded(v, now, path, own);
     if !needed(v, path) && !wanted(v, path) {
@@ -113,7 +120,7 @@ pub(super) fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) -> bool {
 }
 
 /// What a planted fault takes for a proof.
-pub(super) fn believe(v: &mut Volume, path: PathIndex) {
+pub(in crate::volume) fn believe(v: &mut Volume, path: PathIndex) {
     let nexus = nexus(v, path);
     v.shared.ledger().proven(nexus, Proof::ReinstatedAndReset);
     request::wake_lanes(v);
@@ -162,7 +169,12 @@ fn run_reset(v: &mut Volume, now: Instant, path: PathIndex) {
 }
 
 /// A reset was answered.
-pub(super) fn reset_answered(v: &mut Volume, now: Instant, path: PathIndex, response: u8) {
+pub(in crate::volume) fn reset_answered(
+    v: &mut Volume,
+    now: Instant,
+    path: PathIndex,
+    response: u8,
+) {
     let Some((serial, _)) = v.links[path.get()].reset.take() else { return };
     let key = unit_key(v, path);
     if response != 0 {
@@ -185,7 +197,7 @@ pub(super) fn reset_answered(v: &mut Volume, now: Instant, path: PathIndex, resp
         }
     }
     for lane in freed_now.iter().map(|w| w.nexus.lane).filter(|lane| *lane != v.lane) {
-        v.actions.push_back(super::Action::WakeLane(lane));
+        v.actions.push_back(crate::volume::Action::WakeLane(lane));
     }
     let how = match v.links[path.get()].phase {
         Phase::Fencing => "login and LOGICAL UNIT RESET",
@@ -206,7 +218,7 @@ fn rest(v: &mut Volume, now: Instant, path: PathIndex) {
 
 /// Doubts of earlier sessions whose reset was refused, or not answered in time: after a rest the path logs out
 /// and in again, to be reset before any command uses it. Not while nothing else carries I/O.
-pub(super) fn renew(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn renew(v: &mut Volume, now: Instant) {
     for index in 0..v.links.len() {
         let link = &v.links[index];
         let path = link.index;
@@ -232,7 +244,7 @@ pub(super) fn renew(v: &mut Volume, now: Instant) {
 }
 
 /// A reset had no answer for `management_timeout`: another one may be sent, by whoever comes first.
-pub(super) fn reset_unanswered(v: &mut Volume, path: PathIndex) {
+pub(in crate::volume) fn reset_unanswered(v: &mut Volume, path: PathIndex) {
     let Some((serial, _)) = v.links[path.get()].reset.take() else { return };
     let key = unit_key(v, path);
     v.shared.resets().failed(&key, serial);
@@ -246,7 +258,7 @@ fn freed(v: &mut Volume, now: Instant, path: Option<PathIndex>, proven: usize, h
 }
 
 /// Somebody knows that the node behind a path is off: everything sent there until now is dead.
-pub(super) fn confirmed(
+pub(in crate::volume) fn confirmed(
     v: &mut Volume,
     now: Instant,
     path: Option<PathIndex>,
@@ -267,7 +279,7 @@ pub(super) fn confirmed(
 }
 
 /// The session of a path is over: it neither waits nor resets.
-pub(super) fn session_ended(v: &mut Volume, path: PathIndex) {
+pub(in crate::volume) fn session_ended(v: &mut Volume, path: PathIndex) {
     v.links[path.get()].reset = None;
     let (key, own) = (unit_key(v, path), nexus(v, path));
     let mut resets = v.shared.resets();
@@ -275,7 +287,7 @@ pub(super) fn session_ended(v: &mut Volume, path: PathIndex) {
         let lanes = resets.lanes(&key);
         drop(resets);
         for lane in lanes.into_iter().filter(|lane| *lane != v.lane) {
-            v.actions.push_back(super::Action::WakeLane(lane));
+            v.actions.push_back(crate::volume::Action::WakeLane(lane));
         }
     }
 }
@@ -283,7 +295,7 @@ pub(super) fn session_ended(v: &mut Volume, path: PathIndex) {
 /// Units that hang behind a session that answers pings: the write that was given up there has neither
 /// ended nor been aborted. The reset is tried on that very session, which is not dropped to fence one
 /// unit: some targets block the new login behind the hung disk.
-pub(super) fn hung_units(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn hung_units(v: &mut Volume, now: Instant) {
     for index in 0..v.links.len() {
         let link = &v.links[index];
         let path = link.index;
@@ -326,7 +338,7 @@ fn give_up(v: &mut Volume, now: Instant, path: PathIndex) {
 }
 
 /// Whether a reset of the unit was answered after this command was sent.
-pub(super) fn was_reset(v: &Volume, token: u64) -> bool {
+pub(in crate::volume) fn was_reset(v: &Volume, token: u64) -> bool {
     if let Some(straggler) = abandon::key(token) {
         return v.stragglers.get(straggler).is_some_and(|straggler| straggler.reset);
     }
@@ -340,12 +352,17 @@ fn sibling_sessions(v: &mut Volume, now: Instant, path: PathIndex) {
     let target = v.links[path.get()].spec.target.clone();
     abort_all_on(v, now, &target, Some(path));
     if v.spec.lanes > 1 {
-        v.actions.push_back(super::Action::TargetWasReset(target));
+        v.actions.push_back(crate::volume::Action::TargetWasReset(target));
     }
 }
 
 /// A LOGICAL UNIT RESET was answered on `target`: commands sent there before are gone.
-pub(super) fn abort_all_on(v: &mut Volume, now: Instant, target: &str, except: Option<PathIndex>) {
+pub(in crate::volume) fn abort_all_on(
+    v: &mut Volume,
+    now: Instant,
+    target: &str,
+    except: Option<PathIndex>,
+) {
     let siblings: Vec<PathIndex> = v
         .links
         .iter()
@@ -386,7 +403,7 @@ pub(super) fn abort_all_on(v: &mut Volume, now: Instant, target: &str, except: O
 
 /// Links that wait for a proof: those that need none any more (it came from another lane's reset, or the
 /// ledger has given up waiting) go on; one of the others may run the next reset.
-pub(super) fn retry(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn retry(v: &mut Volume, now: Instant) {
     for index in 0..v.links.len() {
         let path = v.links[index].index;
         if !matches!(v.links[index].phase, Phase::Fencing) {

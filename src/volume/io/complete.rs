@@ -1,8 +1,5 @@
 //! What happens when a command comes back, or does not: the verdict's side of the life of a part.
 
-use super::request::{self, Flight, PartId, PartVerb, Verb};
-use super::table::Key;
-use super::{Level, Volume, abandon, alua, content, fencing, flush, health, link, probing};
 use crate::base::{Duration, Instant, Payload};
 use crate::path::planted::{Bug, planted};
 use crate::path::verdict::{
@@ -10,11 +7,14 @@ use crate::path::verdict::{
 };
 use crate::path::{Ended, PathIndex, PathSet};
 use crate::session::{Completion, Residual};
+use crate::volume::request::{self, Flight, PartId, PartVerb, Verb};
+use crate::volume::table::Key;
+use crate::volume::{Level, Volume, abandon, alua, content, fencing, flush, health, link, probing};
 use crate::wire::nbd::NbdError;
 use crate::wire::scsi::{SenseKey, Status};
 
 /// A session answered a command.
-pub(super) fn done(
+pub(in crate::volume) fn done(
     v: &mut Volume,
     now: Instant,
     path: PathIndex,
@@ -63,7 +63,7 @@ fn queue_full(v: &mut Volume, now: Instant, path: PathIndex, outcome: &Outcome) 
 /// Whether other bytes moved than the command asked for, in either direction. A residual of a WRITE is data
 /// that is not on the medium; an overflow says that the unit counts in other blocks than we do. UNMAP is
 /// advice, and `tgtd` reports its whole parameter list as a residual.
-pub(super) fn is_short(verb: PartVerb, bytes: u32, completion: &Completion) -> bool {
+pub(in crate::volume) fn is_short(verb: PartVerb, bytes: u32, completion: &Completion) -> bool {
     let less = verb == PartVerb::Read && completion.data.len() != bytes as usize;
     less || (verb != PartVerb::Unmap && completion.residual != Residual::None)
 }
@@ -81,12 +81,12 @@ fn land(v: &mut Volume, id: PartId, path: PathIndex) -> Option<(PartVerb, u32, F
 }
 
 /// Bytes that a part moves, for statistics.
-pub(super) fn part_bytes(v: &Volume, id: PartId) -> u32 {
+pub(in crate::volume) fn part_bytes(v: &Volume, id: PartId) -> u32 {
     let blocks = v.parts.get(id).map_or(0, |part| part.blocks);
     blocks.saturating_mul(v.unit.as_ref().map_or(0, |unit| unit.block_size()))
 }
 
-pub(super) fn good_answer(
+pub(in crate::volume) fn good_answer(
     v: &mut Volume,
     now: Instant,
     id: PartId,
@@ -203,7 +203,7 @@ fn learn(v: &mut Volume, id: PartId, path: PathIndex, outcome: Outcome, verdict:
 }
 
 /// What else an answer means for the path.
-pub(super) fn act(
+pub(in crate::volume) fn act(
     v: &mut Volume,
     now: Instant,
     path: PathIndex,
@@ -259,7 +259,7 @@ pub(super) fn act(
 }
 
 /// The target reported something of the unit that belongs to no command (RFC 7143 section 11.9.1).
-pub(super) fn attention(v: &mut Volume, now: Instant, path: PathIndex, sense: &[u8]) {
+pub(in crate::volume) fn attention(v: &mut Volume, now: Instant, path: PathIndex, sense: &[u8]) {
     let outcome = Outcome::new(0, Status::CheckCondition.byte(), Some(sense), false);
     let context = Context::first(CommandKind::TestUnitReady, true);
     let Decision { actions, .. } = verdict::verdict(&outcome, context);
@@ -327,7 +327,13 @@ fn fall_back(v: &mut Volume, now: Instant, id: PartId, verb: PartVerb) -> bool {
 
 /// The command has no answer and will get none. `sent`: its first byte was handed to the kernel, so the
 /// target may still execute it. Returns whether it is in doubt now.
-pub(super) fn lost(v: &mut Volume, now: Instant, path: PathIndex, token: u64, sent: bool) -> bool {
+pub(in crate::volume) fn lost(
+    v: &mut Volume,
+    now: Instant,
+    path: PathIndex,
+    token: u64,
+    sent: bool,
+) -> bool {
     if let Some(straggler) = abandon::key(token) {
         return abandon::lost(v, now, straggler);
     }
@@ -343,7 +349,7 @@ pub(super) fn lost(v: &mut Volume, now: Instant, path: PathIndex, token: u64, se
 }
 
 /// The target has said that the command will not be executed any more: it is repeated, nothing is in doubt.
-pub(super) fn aborted(v: &mut Volume, now: Instant, path: PathIndex, token: u64) {
+pub(in crate::volume) fn aborted(v: &mut Volume, now: Instant, path: PathIndex, token: u64) {
     match abandon::key(token) {
         Some(straggler) => abandon::aborted(v, now, straggler),
         None if planted(Bug::AbortedIsDone) => {

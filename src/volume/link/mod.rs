@@ -8,13 +8,15 @@
 //! A new socket is asked for only when the driver has let go of the old one, so that two sessions of one
 //! nexus never stand side by side on our side (RFC 7143 section 4.4.3).
 
-use super::alua::{self, Standing};
-use super::explicit;
-use super::idle::{self, Check};
-use super::nexus::{self, Recorded};
-use super::probing::{self, Probing};
-use super::spec::PathSpec;
-use super::{Action, Level, Volume, complete, content, detour, fencing, flush};
+pub(in crate::volume) mod alua;
+pub(in crate::volume) mod content;
+pub(in crate::volume) mod explicit;
+pub(in crate::volume) mod health;
+pub(in crate::volume) mod idle;
+pub mod probe;
+pub(in crate::volume) mod probing;
+pub(in crate::volume) mod service;
+
 use crate::base::{Blame, Duration, Instant, TxQueue};
 use crate::limits;
 use crate::path::identity::LogicalUnit;
@@ -23,14 +25,20 @@ use crate::path::{Depth, Failure, Nexus, PathIndex, State};
 use crate::session::{
     self, AsyncEvent, CloseReason, Event, Kind, LoginError, Session, SessionError,
 };
+use crate::volume::nexus::{self, Recorded};
+use crate::volume::spec::PathSpec;
+use crate::volume::{Action, Level, Volume, complete, detour, fencing, flush};
 use crate::wire::iscsi::TargetAddress;
 use crate::wire::iscsi::codes::{tmf, tmf_response};
+use alua::Standing;
 use bytes::Bytes;
+use idle::Check;
+use probing::Probing;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Where a link stands.
-pub(super) enum Phase {
+pub(in crate::volume) enum Phase {
     /// No socket; the path engine knows when it is tried again.
     Waiting,
     Connecting,
@@ -54,7 +62,7 @@ pub(super) enum Phase {
 
 /// What follows when the socket is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Then {
+pub(in crate::volume) enum Then {
     Reconnect,
     /// At once: a redirect, an administrator's word.
     ReconnectNow,
@@ -63,92 +71,92 @@ pub(super) enum Then {
     Disabled,
 }
 
-pub(super) struct Link {
-    pub(super) index: PathIndex,
-    pub(super) spec: PathSpec,
-    pub(super) phase: Phase,
-    pub(super) session: Option<Box<Session>>,
+pub(in crate::volume) struct Link {
+    pub(in crate::volume) index: PathIndex,
+    pub(in crate::volume) spec: PathSpec,
+    pub(in crate::volume) phase: Phase,
+    pub(in crate::volume) session: Option<Box<Session>>,
     /// The unit as this path has last shown it.
-    pub(super) unit: Option<Arc<LogicalUnit>>,
+    pub(in crate::volume) unit: Option<Arc<LogicalUnit>>,
     /// Counts sessions: names a nexus over time.
-    pub(super) generation: u64,
+    pub(in crate::volume) generation: u64,
     /// Portal group of the last login: a proof counts only in the same one.
-    pub(super) portal_group: Option<u16>,
+    pub(in crate::volume) portal_group: Option<u16>,
     /// LOGICAL UNIT RESET that is out on this session: its number, and since when.
-    pub(super) reset: Option<(u32, Instant)>,
+    pub(in crate::volume) reset: Option<(u32, Instant)>,
     /// The target has refused to reset: it is not asked again before this.
-    pub(super) reset_not_before: Instant,
+    pub(in crate::volume) reset_not_before: Instant,
     /// How long that was; zero: the last one was answered.
-    pub(super) reset_rest: Duration,
+    pub(in crate::volume) reset_rest: Duration,
     /// Since when it waits for a reset.
-    pub(super) fencing_since: Instant,
+    pub(in crate::volume) fencing_since: Instant,
     /// The same nexus as an earlier process has left it behind.
-    pub(super) inherited: Option<Nexus>,
+    pub(in crate::volume) inherited: Option<Nexus>,
     /// Whether it is written down for a later process.
-    pub(super) recorded: Recorded,
+    pub(in crate::volume) recorded: Recorded,
     /// Where the next connection goes, and where it really comes from.
     remote: SocketAddr,
     /// The configured portal: a redirect may always lead back to it.
     configured: SocketAddr,
-    pub(super) local: Option<SocketAddr>,
+    pub(in crate::volume) local: Option<SocketAddr>,
     hops: u32,
     /// Connections that were asked for since the last login.
-    pub(super) tries: u32,
+    pub(in crate::volume) tries: u32,
     /// The present connection leads to another path's portal: for a proof alone.
-    pub(super) detour: bool,
-    pub(super) disabling: bool,
+    pub(in crate::volume) detour: bool,
+    pub(in crate::volume) disabling: bool,
     /// A path that is being disabled and does not become idle is given up then.
-    pub(super) disable_by: Instant,
+    pub(in crate::volume) disable_by: Instant,
     /// When a unit that was another one is looked at again.
-    pub(super) mismatched_until: Option<Instant>,
+    pub(in crate::volume) mismatched_until: Option<Instant>,
     /// It was in service until its identity was questioned.
-    pub(super) rechecking: bool,
+    pub(in crate::volume) rechecking: bool,
     /// The recheck was asked for by a write that the unit refused as protected.
-    pub(super) adopt_protection: bool,
+    pub(in crate::volume) adopt_protection: bool,
     /// When the present session was logged in, and when the one before was last heard of.
-    pub(super) login: Instant,
-    pub(super) heard: Instant,
+    pub(in crate::volume) login: Instant,
+    pub(in crate::volume) heard: Instant,
     /// When the last command was sent that has ended well.
-    pub(super) good: Instant,
+    pub(in crate::volume) good: Instant,
     /// Resets of ours that its session has reported, or was made after.
-    pub(super) resets: u64,
+    pub(in crate::volume) resets: u64,
     /// When its session last said that commands sent before may be gone without an answer.
-    pub(super) cleared_at: Option<Instant>,
+    pub(in crate::volume) cleared_at: Option<Instant>,
     /// It has let SYNCHRONIZE CACHE pass its deadline since it was last active.
-    pub(super) flush_late: bool,
+    pub(in crate::volume) flush_late: bool,
     /// How many commands it takes.
-    pub(super) depth: Depth,
+    pub(in crate::volume) depth: Depth,
     /// Its unit takes more than one command at a time (CMDQUE).
-    pub(super) queues: bool,
+    pub(in crate::volume) queues: bool,
     /// Since when the command window is closed with nothing in flight.
     closed_since: Option<Instant>,
     /// READs and WRITEs in flight that have not accused the path, and since when there are any.
-    pub(super) owed: u32,
-    pub(super) owed_since: Instant,
+    pub(in crate::volume) owed: u32,
+    pub(in crate::volume) owed_since: Instant,
     /// When the socket last took bytes.
-    pub(super) taken_at: Instant,
+    pub(in crate::volume) taken_at: Instant,
     /// Where the path hung, when it is asked next, and questions that are open.
-    pub(super) hung_at: u64,
-    pub(super) ask_at: Instant,
-    pub(super) asked: u32,
+    pub(in crate::volume) hung_at: u64,
+    pub(in crate::volume) ask_at: Instant,
+    pub(in crate::volume) asked: u32,
     /// Stragglers past their deadline.
-    pub(super) overdue: u32,
-    pub(super) check: Check,
+    pub(in crate::volume) overdue: u32,
+    pub(in crate::volume) check: Check,
     /// The last failure is one that only a change of configuration cures.
-    pub(super) misconfigured: bool,
+    pub(in crate::volume) misconfigured: bool,
     /// How the storage serves it.
-    pub(super) alua: Standing,
+    pub(in crate::volume) alua: Standing,
 }
 
 /// Token of a probe's command: no part has it, since no table slot is that high.
-pub(super) const PROBE: u64 = u64::MAX;
+pub(in crate::volume) const PROBE: u64 = u64::MAX;
 /// Token of LOGICAL UNIT RESET; a session has one out at most.
-pub(super) const FENCE: u64 = u64::MAX - 1;
+pub(in crate::volume) const FENCE: u64 = u64::MAX - 1;
 /// Token of the check of an idle path.
-pub(super) const CHECK: u64 = u64::MAX - 3;
+pub(in crate::volume) const CHECK: u64 = u64::MAX - 3;
 
 impl Link {
-    pub(super) fn new(index: PathIndex, spec: PathSpec, depth: u16) -> Link {
+    pub(in crate::volume) fn new(index: PathIndex, spec: PathSpec, depth: u16) -> Link {
         Link {
             index,
             remote: spec.portal,
@@ -197,23 +205,23 @@ impl Link {
     }
 
     /// What the session has to send.
-    pub(super) fn tx(&mut self) -> Option<&mut TxQueue> {
+    pub(in crate::volume) fn tx(&mut self) -> Option<&mut TxQueue> {
         match self.phase {
             Phase::Waiting | Phase::Connecting | Phase::Closing { .. } | Phase::Disabled => None,
             _ => self.session.as_mut().map(|s| s.tx()),
         }
     }
 
-    pub(super) fn session(&mut self) -> Option<&mut Session> {
+    pub(in crate::volume) fn session(&mut self) -> Option<&mut Session> {
         self.session.as_deref_mut()
     }
 
-    pub(super) fn session_ref(&self) -> Option<&Session> {
+    pub(in crate::volume) fn session_ref(&self) -> Option<&Session> {
         self.session.as_deref()
     }
 
     /// Commands that the session would take now.
-    pub(super) fn room(&self) -> usize {
+    pub(in crate::volume) fn room(&self) -> usize {
         match self.phase {
             Phase::Up => self.session.as_ref().map_or(0, |s| {
                 s.room().min(usize::from(self.depth.limit()).saturating_sub(s.in_flight()))
@@ -223,7 +231,7 @@ impl Link {
     }
 
     /// When something has to be done for this link.
-    pub(super) fn deadline(&self) -> Instant {
+    pub(in crate::volume) fn deadline(&self) -> Instant {
         let own = match &self.phase {
             Phase::Waiting => self.mismatched_until.unwrap_or(Instant::MAX),
             Phase::Probing(probing) => probing.deadline(),
@@ -237,7 +245,7 @@ impl Link {
 
     /// How long the command window has been closed while nothing is in flight: no command is late then,
     /// and pings are answered, but nothing moves.
-    pub(super) fn closed_for(&mut self, now: Instant) -> Duration {
+    pub(in crate::volume) fn closed_for(&mut self, now: Instant) -> Duration {
         let in_flight = self.session.as_ref().map_or(0, |s| s.in_flight());
         if !matches!(self.phase, Phase::Up) || in_flight > 0 || self.room() > 0 {
             self.closed_since = None;
@@ -247,28 +255,28 @@ impl Link {
     }
 
     /// Where the present connection leads to, or the next one.
-    pub(super) fn remote(&self) -> SocketAddr {
+    pub(in crate::volume) fn remote(&self) -> SocketAddr {
         self.remote
     }
 
     /// Whether it is logged in and takes commands, were there any.
-    pub(super) fn is_served(&self) -> bool {
+    pub(in crate::volume) fn is_served(&self) -> bool {
         matches!(self.phase, Phase::Up | Phase::Probing(_))
     }
 
     /// Whether its target has let it in, and it is not known to be gone.
-    pub(super) fn is_logged_in(&self) -> bool {
+    pub(in crate::volume) fn is_logged_in(&self) -> bool {
         matches!(self.phase, Phase::LoggingOut { .. } | Phase::Fencing) || self.is_served()
     }
 
     /// Whether its session lives, or may come to.
-    pub(super) fn has_socket(&self) -> bool {
+    pub(in crate::volume) fn has_socket(&self) -> bool {
         !matches!(self.phase, Phase::Waiting | Phase::Closing { .. } | Phase::Disabled)
     }
 }
 
 /// `source -> portal, target`: how a path is named in messages.
-pub(super) fn where_(link: &Link) -> String {
+pub(in crate::volume) fn where_(link: &Link) -> String {
     let source = match (link.local, link.spec.source) {
         (Some(local), _) => local.ip().to_string(),
         (None, Some(source)) => source.to_string(),
@@ -278,7 +286,7 @@ pub(super) fn where_(link: &Link) -> String {
 }
 
 /// Everything of the links whose time has come.
-pub(super) fn timeouts(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn timeouts(v: &mut Volume, now: Instant) {
     v.engine.handle_timeout(now);
     for index in 0..v.links.len() {
         let path = v.links[index].index;
@@ -320,7 +328,7 @@ fn silence_timeout(v: &Volume, path: PathIndex) -> Duration {
 }
 
 /// The tunables have changed: what a session keeps of them follows.
-pub(super) fn retune(v: &mut Volume) {
+pub(in crate::volume) fn retune(v: &mut Volume) {
     for index in 0..v.links.len() {
         let timeout = silence_timeout(v, v.links[index].index);
         let tunables = &v.spec.tunables;
@@ -334,7 +342,7 @@ pub(super) fn retune(v: &mut Volume) {
 }
 
 /// Asks the driver for a connection; the path is in state `connecting`.
-pub(super) fn connect(v: &mut Volume, now: Instant, path: PathIndex) {
+pub(in crate::volume) fn connect(v: &mut Volume, now: Instant, path: PathIndex) {
     let draining = v.draining.is_some();
     let timeout = v.engine.connect_patience(now, path).min(v.spec.tunables.connect_timeout);
     let link = &mut v.links[path.get()];
@@ -359,7 +367,12 @@ pub(super) fn connect(v: &mut Volume, now: Instant, path: PathIndex) {
     v.actions.push_back(action);
 }
 
-pub(super) fn connected(v: &mut Volume, now: Instant, path: PathIndex, local: SocketAddr) {
+pub(in crate::volume) fn connected(
+    v: &mut Volume,
+    now: Instant,
+    path: PathIndex,
+    local: SocketAddr,
+) {
     let config = session_config(v, path);
     let mut entropy = [0; 64];
     (v.entropy)(&mut entropy);
@@ -401,13 +414,13 @@ fn session_config(v: &Volume, path: PathIndex) -> session::Config {
 }
 
 /// The driver lets go of the socket by itself.
-pub(super) fn connect_failed(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
+pub(in crate::volume) fn connect_failed(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
     if matches!(v.links[path.get()].phase, Phase::Connecting) {
         fail(v, now, path, why);
     }
 }
 
-pub(super) fn received(v: &mut Volume, now: Instant, path: PathIndex, chunk: Bytes) {
+pub(in crate::volume) fn received(v: &mut Volume, now: Instant, path: PathIndex, chunk: Bytes) {
     let link = &mut v.links[path.get()];
     if !link.has_socket() {
         return;
@@ -418,7 +431,7 @@ pub(super) fn received(v: &mut Volume, now: Instant, path: PathIndex, chunk: Byt
     events(v, now, path);
 }
 
-pub(super) fn disconnected(
+pub(in crate::volume) fn disconnected(
     v: &mut Volume,
     now: Instant,
     path: PathIndex,
@@ -448,7 +461,7 @@ pub(super) fn disconnected(
 }
 
 /// The driver has let go of the socket.
-pub(super) fn socket_closed(v: &mut Volume, now: Instant, path: PathIndex) {
+pub(in crate::volume) fn socket_closed(v: &mut Volume, now: Instant, path: PathIndex) {
     let link = &mut v.links[path.get()];
     let Phase::Closing { then } = link.phase else { return };
     link.session = None;
@@ -469,13 +482,13 @@ pub(super) fn socket_closed(v: &mut Volume, now: Instant, path: PathIndex) {
 }
 
 /// The path has failed: its commands go elsewhere, its socket is reset, it comes back after a while.
-pub(super) fn fail(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
+pub(in crate::volume) fn fail(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
     end(v, now, path, why, Retry::Backoff);
 }
 
 /// When a path that ended is tried again.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Retry {
+pub(in crate::volume) enum Retry {
     Now,
     Backoff,
     /// An administrator has to mend something first.
@@ -483,7 +496,13 @@ pub(super) enum Retry {
 }
 
 /// Books the end of a link's service and gives its session and socket up.
-pub(super) fn end(v: &mut Volume, now: Instant, path: PathIndex, why: &str, retry: Retry) {
+pub(in crate::volume) fn end(
+    v: &mut Volume,
+    now: Instant,
+    path: PathIndex,
+    why: &str,
+    retry: Retry,
+) {
     let link = &v.links[path.get()];
     if !link.has_socket() {
         return;
@@ -519,7 +538,7 @@ pub(super) fn end(v: &mut Volume, now: Instant, path: PathIndex, why: &str, retr
 }
 
 /// Ends the session on our side and asks the driver to let go of the socket.
-pub(super) fn give_up(v: &mut Volume, now: Instant, path: PathIndex, then: Then) {
+pub(in crate::volume) fn give_up(v: &mut Volume, now: Instant, path: PathIndex, then: Then) {
     let link = &mut v.links[path.get()];
     assert!(link.has_socket(), "only a socket that exists can be given up");
     link.phase = Phase::Closing { then };
@@ -536,7 +555,7 @@ pub(super) fn give_up(v: &mut Volume, now: Instant, path: PathIndex, then: Then)
     }
 }
 
-pub(super) fn events(v: &mut Volume, now: Instant, path: PathIndex) {
+pub(in crate::volume) fn events(v: &mut Volume, now: Instant, path: PathIndex) {
     loop {
         let Some(session) = v.links[path.get()].session.as_mut() else { return };
         let Some(event) = session.poll_event() else { return };
@@ -663,7 +682,7 @@ fn leave(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
 }
 
 /// The session ends in order when it is idle, and the path comes back at once.
-pub(super) fn renew(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
+pub(in crate::volume) fn renew(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
     v.notice(now, Level::Info, Some(path), "logs out", why);
     leave(v, now, path, why);
     let limit = v.spec.tunables.shutdown_timeout;

@@ -4,10 +4,10 @@
 //! proof that asks nobody is better. One run per path at a time, by the first lane for all lanes. Its good
 //! end proves dead what was in doubt when it began.
 
-use super::link::Phase;
-use super::{Action, Level, Volume, fencing, request};
 use crate::base::{Duration, Instant};
 use crate::path::{Nexus, PathIndex, Proof};
+use crate::volume::link::Phase;
+use crate::volume::{Action, Level, Volume, fencing, request};
 use std::net::SocketAddr;
 
 /// A path gets this long to log in again before the command is run for it.
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(5);
 
 /// One run.
-pub(super) struct Run {
+pub(in crate::volume) struct Run {
     id: u64,
     subject: Subject,
     /// What was in doubt when it began.
@@ -48,14 +48,14 @@ pub struct FenceCommand {
 
 /// When each subject may be asked about again.
 #[derive(Default)]
-pub(super) struct Runs {
+pub(in crate::volume) struct Runs {
     running: Vec<Run>,
     rests: Vec<(Subject, Instant)>,
     last_id: u64,
 }
 
 /// Runs the command for every path that needs it.
-pub(super) fn tick(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn tick(v: &mut Volume, now: Instant) {
     if v.lane != 0 || v.spec.tunables.fence_command.is_none() {
         return;
     }
@@ -125,7 +125,7 @@ fn run(v: &mut Volume, now: Instant, subject: Subject, nexuses: Vec<Nexus>) {
 }
 
 /// A run has ended: exit code 0, or why not.
-pub(super) fn ended(v: &mut Volume, now: Instant, id: u64, result: Result<(), String>) {
+pub(in crate::volume) fn ended(v: &mut Volume, now: Instant, id: u64, result: Result<(), String>) {
     let runs = &mut v.fence_runs;
     let Some(place) = runs.running.iter().position(|run| run.id == id) else { return };
     let Run { subject, nexuses, .. } = runs.running.swap_remove(place);

@@ -3,12 +3,12 @@
 //! Order of arrival is kept: when the paths are full, the queue waits; when none is usable, it waits
 //! for `no_path_timeout` and then fails.
 
-use super::request::{self, Asker, Flight, Part, PartId, PartVerb, RequestId, Stage};
-use super::{Level, Volume, block_ops, check, flush, health, hedge, nexus};
 use crate::base::{Duration, Instant, Payload};
 use crate::path::identity::LogicalUnit;
 use crate::path::{Ask, Op, PathIndex, PathSet};
 use crate::session::{Command, Direction};
+use crate::volume::request::{self, Asker, Flight, Part, PartId, PartVerb, RequestId, Stage};
+use crate::volume::{Level, Volume, block_ops, check, flush, health, hedge, nexus};
 use crate::wire::nbd::NbdError;
 use crate::wire::scsi::{Cdb, Transfer, Width, unmap};
 
@@ -23,7 +23,7 @@ enum Started {
 }
 
 /// Parts whose waiting time is over go back to the queue.
-pub(super) fn delayed(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn delayed(v: &mut Volume, now: Instant) {
     let mut index = 0;
     while index < v.delayed.len() {
         if v.delayed[index].0 <= now {
@@ -36,7 +36,7 @@ pub(super) fn delayed(v: &mut Volume, now: Instant) {
 }
 
 /// Starts what can be started.
-pub(super) fn run(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn run(v: &mut Volume, now: Instant) {
     if v.ready.is_empty() {
         return;
     }
@@ -143,7 +143,12 @@ fn send(v: &mut Volume, now: Instant, id: PartId, path: PathIndex, (op, bytes): 
 }
 
 /// The SCSI command of a part, named `token` in the session.
-pub(super) fn command(v: &mut Volume, id: PartId, path: PathIndex, token: u64) -> Command {
+pub(in crate::volume) fn command(
+    v: &mut Volume,
+    id: PartId,
+    path: PathIndex,
+    token: u64,
+) -> Command {
     let part = v.parts.get(id).expect("the part is queued");
     let request = v.requests.get_mut(part.request).expect("a part belongs to a request");
     let link = &v.links[path.get()];
@@ -201,7 +206,7 @@ fn transfer(unit: &LogicalUnit, part: &Part, fua: bool) -> Transfer {
 }
 
 /// With no usable path commands queue for `no_path_timeout`, then they fail.
-pub(super) fn no_path(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn no_path(v: &mut Volume, now: Instant) {
     if !v.engine.usable().is_empty() {
         if v.no_path_reported {
             v.no_path_reported = false;

@@ -4,20 +4,20 @@
 //! every other one is compared with one that is in service. Once found to be the same unit it is only
 //! compared again, shortly, when it comes back. See `path::content` for what is compared.
 
-use super::link::{self, Phase, where_};
-use super::probing;
-use super::{Level, Volume};
 use crate::base::{Duration, Instant};
 use crate::path::content::{Copy, Probe, Step, WRITTEN_MAX};
 use crate::path::identity::LogicalUnit;
 use crate::path::verdict::Outcome;
 use crate::path::{PathIndex, PathSet, State};
 use crate::session::{Command, Completion, Direction, Residual, TaskTag};
+use crate::volume::link::{self, Phase, where_};
+use crate::volume::probing;
+use crate::volume::{Level, Volume};
 use crate::wire::scsi::{Cdb, Transfer};
 use smallvec::SmallVec;
 
 /// Token of a read over the reference; no part has it.
-pub(super) const REFERENCE: u64 = u64::MAX - 2;
+pub(in crate::volume) const REFERENCE: u64 = u64::MAX - 2;
 
 /// How soon a read that could not be had is tried again, and how often the other lanes are looked at.
 const RETRY: Duration = Duration::from_millis(50);
@@ -25,7 +25,7 @@ const RETRY: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Two paths whose content is compared.
-pub(super) struct Comparing {
+pub(in crate::volume) struct Comparing {
     /// What the path has shown of itself.
     found: Box<LogicalUnit>,
     probe: Probe,
@@ -36,7 +36,7 @@ pub(super) struct Comparing {
 
 /// A read over a path in service, for a comparison.
 #[derive(Clone, Copy)]
-pub(super) struct ReferenceRead {
+pub(in crate::volume) struct ReferenceRead {
     path: PathIndex,
     /// Of its session.
     generation: u64,
@@ -45,7 +45,11 @@ pub(super) struct ReferenceRead {
 }
 
 /// Whether the path has to be compared before it carries I/O, and how.
-pub(super) fn needed(v: &mut Volume, path: PathIndex, found: &LogicalUnit) -> Option<Comparing> {
+pub(in crate::volume) fn needed(
+    v: &mut Volume,
+    path: PathIndex,
+    found: &LogicalUnit,
+) -> Option<Comparing> {
     if v.spec.tunables.trust_identity {
         return None;
     }
@@ -67,7 +71,7 @@ fn references(v: &Volume, path: PathIndex) -> PathSet {
 }
 
 /// Goes on as far as possible.
-pub(super) fn step(v: &mut Volume, now: Instant, path: PathIndex) {
+pub(in crate::volume) fn step(v: &mut Volume, now: Instant, path: PathIndex) {
     let proven = v.shared.content_proven();
     let alone = references(v, path).is_empty();
     if alone && (proven.contains(path) || is_unused(v)) {
@@ -164,7 +168,7 @@ fn ask_reference(v: &mut Volume, now: Instant, path: PathIndex, lba: u64, blocks
 /// Reads over references that have no answer for too long give their places back, whether the path that
 /// wanted to know is still there or not: nobody else looks after them. An abort that was refused or not
 /// answered is asked for once more.
-pub(super) fn tick(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn tick(v: &mut Volume, now: Instant) {
     let limit = v.spec.tunables.command_timeout;
     let mut late: SmallVec<[ReferenceRead; 4]> = SmallVec::new();
     let links = &v.links;
@@ -215,7 +219,12 @@ fn finish(v: &mut Volume, now: Instant, path: PathIndex) {
 }
 
 /// The read over the path in question was answered.
-pub(super) fn answered(v: &mut Volume, now: Instant, path: PathIndex, completion: Completion) {
+pub(in crate::volume) fn answered(
+    v: &mut Volume,
+    now: Instant,
+    path: PathIndex,
+    completion: Completion,
+) {
     let data = good_data(completion);
     let Some(comparing) = comparing(v, path) else { return };
     comparing.take(now, data);
@@ -246,7 +255,7 @@ impl Comparing {
 }
 
 /// The read over the reference was answered, or (`None`) it has ended without an answer.
-pub(super) fn reference_answered(
+pub(in crate::volume) fn reference_answered(
     v: &mut Volume,
     now: Instant,
     other: PathIndex,
@@ -266,7 +275,7 @@ pub(super) fn reference_answered(
 }
 
 /// A client's write was acknowledged while not every path is proven: a sample that tells blank units apart.
-pub(super) fn written(v: &mut Volume, now: Instant, lba: u64) {
+pub(in crate::volume) fn written(v: &mut Volume, now: Instant, lba: u64) {
     if v.written.len() < WRITTEN_MAX && !v.written.contains(&lba) {
         v.written.push(lba);
     }
@@ -280,6 +289,6 @@ pub(super) fn written(v: &mut Volume, now: Instant, lba: u64) {
 }
 
 /// Whether there are paths that may have to be compared by what clients write.
-pub(super) fn open(v: &Volume) -> bool {
+pub(in crate::volume) fn open(v: &Volume) -> bool {
     !v.spec.tunables.trust_identity && v.shared.content_proven().len() < v.links.len()
 }

@@ -1,6 +1,6 @@
 //! Commands that nobody waits for any more, and copies of commands: *stragglers*.
 //!
-//! A part is in flight on one path ([`Flight`](super::request::Flight)). What else a session still carries
+//! A part is in flight on one path ([`Flight`](crate::volume::request::Flight)). What else a session still carries
 //! is a straggler: the old command of a read that was sent elsewhere, the loser or the copy of a race, a
 //! write that was given up, a question to a suspect path. It stays until the target answers it, ABORT TASK
 //! ends it or the session does. Stragglers have a table and tokens of their own, so that a part and its
@@ -9,13 +9,13 @@
 //! A straggler of a read may still win: the first good answer ends the part. A straggler of what changes
 //! the medium never does, it is *in doubt* until its own status or the answer to its ABORT TASK (proof 1).
 
-use super::request::{Flight, PartId, PartVerb};
-use super::table::Key;
-use super::{Volume, check, complete, dispatch, fencing, health, hedge, link};
 use crate::base::{Instant, Payload};
 use crate::path::verdict::{self, Context, Decision, Outcome};
 use crate::path::{Ended, Nexus, PathIndex, TicketId};
 use crate::session::{Command, Completion, Direction, TaskTag};
+use crate::volume::request::{Flight, PartId, PartVerb};
+use crate::volume::table::Key;
+use crate::volume::{Volume, check, complete, dispatch, fencing, health, hedge, link};
 use crate::wire::scsi::{Cdb, Transfer};
 
 /// Set in the tokens of stragglers: table slots never get that high.
@@ -24,30 +24,30 @@ const MARK: u64 = 1 << 31;
 const LINKS: u64 = u64::MAX - 15;
 
 /// One command that no part is in flight with.
-pub(super) struct Straggler {
+pub(in crate::volume) struct Straggler {
     /// The part that it belongs to, or belonged to.
     part: Option<PartId>,
-    pub(super) path: PathIndex,
-    pub(super) tag: TaskTag,
-    pub(super) started: Instant,
-    pub(super) verb: PartVerb,
+    pub(in crate::volume) path: PathIndex,
+    pub(in crate::volume) tag: TaskTag,
+    pub(in crate::volume) started: Instant,
+    pub(in crate::volume) verb: PartVerb,
     bytes: u32,
     /// What it holds as long as it is not proven dead.
     doubt: Option<(TicketId, Nexus)>,
     /// A LOGICAL UNIT RESET on another session of the same unit has been answered since it was sent.
-    pub(super) reset: bool,
+    pub(in crate::volume) reset: bool,
     /// As of a flight. Its part may be done elsewhere: the path owes the answer all the same.
-    pub(super) accused: bool,
-    pub(super) kind: Kind,
+    pub(in crate::volume) accused: bool,
+    pub(in crate::volume) kind: Kind,
     /// ABORT TASK was asked for: it is past its deadline.
-    pub(super) overdue: bool,
+    pub(in crate::volume) overdue: bool,
     /// When it is asked for once more: the target may have refused it, or the session had no room for it.
-    pub(super) abort_again: Instant,
+    pub(in crate::volume) abort_again: Instant,
 }
 
 /// Why there is a straggler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::volume) enum Kind {
     /// The first command of a part that is elsewhere now, or done.
     Left,
     /// Asks a suspect path whether it answers.
@@ -57,7 +57,7 @@ pub(super) enum Kind {
 }
 
 /// The straggler that a token names.
-pub(super) const fn key(token: u64) -> Option<Key> {
+pub(in crate::volume) const fn key(token: u64) -> Option<Key> {
     if token & MARK != 0 && token < LINKS { Some(Key::from_token(token & !MARK)) } else { None }
 }
 
@@ -67,7 +67,7 @@ const fn token(key: Key) -> u64 {
 
 /// Leaves a part's command where it is: the part is in flight nowhere then. What changes the medium is in
 /// doubt from now on.
-pub(super) fn leave(v: &mut Volume, now: Instant, id: PartId) -> Key {
+pub(in crate::volume) fn leave(v: &mut Volume, now: Instant, id: PartId) -> Key {
     let bytes = complete::part_bytes(v, id);
     let part = v.parts.get_mut(id).expect("the caller found the part");
     let (verb, request) = (part.verb, part.request);
@@ -101,7 +101,7 @@ pub(super) fn leave(v: &mut Volume, now: Instant, id: PartId) -> Key {
 }
 
 /// Whether the end of a flight is still to come, and not only to be told.
-pub(super) fn lives(v: &Volume, flight: &Flight) -> bool {
+pub(in crate::volume) fn lives(v: &Volume, flight: &Flight) -> bool {
     let session = v.links[flight.path.get()].session_ref();
     session.is_some_and(|session| session.last_progress(flight.tag).is_some())
 }
@@ -109,7 +109,7 @@ pub(super) fn lives(v: &Volume, flight: &Flight) -> bool {
 /// A write, or anything else that is past its deadline, is given up on a session that lives: ABORT TASK for
 /// it, and its part is free to go elsewhere. Its copy is proven dead by the answer, or stays in doubt. Where
 /// the target still waits for data of it the session is given up instead.
-pub(super) fn abandon(v: &mut Volume, now: Instant, id: PartId) {
+pub(in crate::volume) fn abandon(v: &mut Volume, now: Instant, id: PartId) {
     let flight = v.parts.get(id).and_then(|part| part.flight).expect("a part in flight");
     if owes_data(v, now, flight.path, flight.tag) {
         return;
@@ -137,7 +137,7 @@ fn owes_data(v: &mut Volume, now: Instant, path: PathIndex, tag: TaskTag) -> boo
 }
 
 /// Asks the target to end a straggler.
-pub(super) fn abort(v: &mut Volume, now: Instant, key: Key) {
+pub(in crate::volume) fn abort(v: &mut Volume, now: Instant, key: Key) {
     let again = now + v.spec.tunables.management_timeout;
     // Its session may just have been given up.
     let Some(straggler) = v.stragglers.get(key) else { return };
@@ -158,7 +158,13 @@ pub(super) fn abort(v: &mut Volume, now: Instant, key: Key) {
 }
 
 /// Sends a read that is in flight elsewhere on `path` too: the first answer wins.
-pub(super) fn copy(v: &mut Volume, now: Instant, id: PartId, path: PathIndex, kind: Kind) {
+pub(in crate::volume) fn copy(
+    v: &mut Volume,
+    now: Instant,
+    id: PartId,
+    path: PathIndex,
+    kind: Kind,
+) {
     let bytes = complete::part_bytes(v, id);
     let part = v.parts.get_mut(id).expect("the caller found the part");
     part.copies += 1;
@@ -170,7 +176,7 @@ pub(super) fn copy(v: &mut Volume, now: Instant, id: PartId, path: PathIndex, ki
 }
 
 /// A READ of one block, for its answer alone.
-pub(super) fn ask(v: &mut Volume, now: Instant, lba: u64, path: PathIndex) {
+pub(in crate::volume) fn ask(v: &mut Volume, now: Instant, lba: u64, path: PathIndex) {
     let unit = v.unit.as_ref().expect("a path in service has shown the unit");
     let lba = lba.min(unit.blocks().saturating_sub(1));
     let len = unit.block_size();
@@ -236,7 +242,7 @@ fn end(v: &mut Volume, now: Instant, key: Key, ended: Ended) -> Option<Straggler
 }
 
 /// The target answered a straggler.
-pub(super) fn done(v: &mut Volume, now: Instant, key: Key, completion: Completion) {
+pub(in crate::volume) fn done(v: &mut Volume, now: Instant, key: Key, completion: Completion) {
     let Some(straggler) = v.stragglers.get(key) else { return };
     let (path, verb, bytes) = (straggler.path, straggler.verb, straggler.bytes);
     let wanted = straggler.part.is_some_and(|part| v.parts.get(part).is_some());
@@ -275,7 +281,7 @@ fn win(v: &mut Volume, now: Instant, id: PartId, path: PathIndex, verb: PartVerb
 }
 
 /// The part is done and has stragglers: nobody wants their data.
-pub(super) fn unwanted(v: &mut Volume, id: PartId) {
+pub(in crate::volume) fn unwanted(v: &mut Volume, id: PartId) {
     for (_, straggler) in v.stragglers.iter() {
         if straggler.part == Some(id)
             && let Some(session) = v.links[straggler.path.get()].session.as_mut()
@@ -286,14 +292,14 @@ pub(super) fn unwanted(v: &mut Volume, id: PartId) {
 }
 
 /// ABORT TASK was answered with "complete": it will not be executed any more.
-pub(super) fn aborted(v: &mut Volume, now: Instant, key: Key) {
+pub(in crate::volume) fn aborted(v: &mut Volume, now: Instant, key: Key) {
     if let Some(straggler) = end(v, now, key, Ended::Lost) {
         proven(v, &straggler);
     }
 }
 
 /// It has no answer and will get none. Returns whether it is in doubt.
-pub(super) fn lost(v: &mut Volume, now: Instant, key: Key) -> bool {
+pub(in crate::volume) fn lost(v: &mut Volume, now: Instant, key: Key) -> bool {
     end(v, now, key, Ended::Lost).is_some_and(|straggler| straggler.doubt.is_some())
 }
 

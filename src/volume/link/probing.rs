@@ -1,13 +1,13 @@
 //! A link that reads what its unit is, before it carries I/O and whenever that is in question.
 
-use super::link::{self, Link, PROBE, Phase, Retry, Then, where_};
-use super::probe::{self, Facts, Probe};
-use super::{Action, Level, Volume, alua, clients, content, flush, health, transfer};
 use crate::base::{Duration, Instant};
 use crate::path::identity::LogicalUnit;
 use crate::path::verdict::{Actions, CommandKind, Context, Outcome, verdict};
 use crate::path::{PathIndex, PathSet, State};
 use crate::session::{Command, Completion, Direction, TaskTag};
+use crate::volume::link::{self, Link, PROBE, Phase, Retry, Then, where_};
+use crate::volume::probe::{self, Facts, Probe};
+use crate::volume::{Action, Level, Volume, alua, clients, content, flush, health, transfer};
 use crate::wire::scsi::Sense;
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ const WINDOW_WAIT: Duration = Duration::from_millis(20);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is being asked.
-pub(super) enum Asking {
+pub(in crate::volume) enum Asking {
     /// What the unit is.
     Unit(Box<Probe>),
     /// How the storage serves it; the unit, as far as it could be read, and why not all of it.
@@ -29,7 +29,7 @@ pub(super) enum Asking {
 }
 
 /// A probe on its way.
-pub(super) struct Probing {
+pub(in crate::volume) struct Probing {
     asking: Asking,
     /// Ask at this time.
     resume: Option<Instant>,
@@ -43,25 +43,25 @@ pub(super) struct Probing {
 
 impl Probing {
     /// The command that is out.
-    pub(super) fn asked(&self) -> Option<TaskTag> {
+    pub(in crate::volume) fn asked(&self) -> Option<TaskTag> {
         self.asked
     }
 
     /// The comparison of content, once it has come to that.
-    pub(super) fn comparing(&mut self) -> Option<&mut content::Comparing> {
+    pub(in crate::volume) fn comparing(&mut self) -> Option<&mut content::Comparing> {
         match &mut self.asking {
             Asking::Content(comparing) => Some(comparing),
             Asking::Unit(_) | Asking::Access { .. } => None,
         }
     }
 
-    pub(super) fn deadline(&self) -> Instant {
+    pub(in crate::volume) fn deadline(&self) -> Instant {
         self.resume.unwrap_or(Instant::MAX).min(self.progress + ANSWER_TIMEOUT)
     }
 }
 
 /// Reads identity, capacity and readiness; the path carries I/O only after that.
-pub(super) fn begin(v: &mut Volume, now: Instant, path: PathIndex) {
+pub(in crate::volume) fn begin(v: &mut Volume, now: Instant, path: PathIndex) {
     let link = &mut v.links[path.get()];
     let asking = Asking::Unit(Box::new(Probe::new(link.spec.lun)));
     let probing = Probing { asking, resume: None, asked: None, progress: now, again: false };
@@ -70,7 +70,7 @@ pub(super) fn begin(v: &mut Volume, now: Instant, path: PathIndex) {
 }
 
 /// Identity is questioned on a path in service: no command leaves on it before it has been read again.
-pub(super) fn recheck(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
+pub(in crate::volume) fn recheck(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
     let link = &mut v.links[path.get()];
     match &mut link.phase {
         Phase::Up if v.engine.state(path).carries_io() => {
@@ -84,7 +84,7 @@ pub(super) fn recheck(v: &mut Volume, now: Instant, path: PathIndex, why: &str) 
 }
 
 /// The probe's time has come.
-pub(super) fn timeout(v: &mut Volume, now: Instant, path: PathIndex) {
+pub(in crate::volume) fn timeout(v: &mut Volume, now: Instant, path: PathIndex) {
     let Phase::Probing(probing) = &mut v.links[path.get()].phase else { return };
     if probing.progress + ANSWER_TIMEOUT <= now {
         let why = format!(
@@ -104,7 +104,7 @@ pub(super) fn timeout(v: &mut Volume, now: Instant, path: PathIndex) {
 }
 
 /// The answer to the probe's command.
-pub(super) fn answered(
+pub(in crate::volume) fn answered(
     v: &mut Volume,
     now: Instant,
     path: PathIndex,
@@ -146,7 +146,7 @@ fn questions_access(completion: &Completion) -> bool {
 
 /// The probe's command was ended by task management: from the beginning. (Of a session that ends, nothing
 /// more is asked: it has no room.)
-pub(super) fn interrupted(v: &mut Volume, now: Instant, path: PathIndex) {
+pub(in crate::volume) fn interrupted(v: &mut Volume, now: Instant, path: PathIndex) {
     if matches!(v.links[path.get()].phase, Phase::Probing(_)) {
         begin(v, now, path);
     }
@@ -229,7 +229,7 @@ fn ask_access(
 }
 
 /// What stood against serving the path when its unit was read.
-pub(super) fn not_served(v: &Volume, path: PathIndex) -> Option<Sense> {
+pub(in crate::volume) fn not_served(v: &Volume, path: PathIndex) -> Option<Sense> {
     match &v.links[path.get()].phase {
         Phase::Probing(probing) => match &probing.asking {
             Asking::Access { not_served, .. } => *not_served,
@@ -240,7 +240,7 @@ pub(super) fn not_served(v: &Volume, path: PathIndex) -> Option<Sense> {
 }
 
 /// The storage serves the path: it goes on to service.
-pub(super) fn access_known(v: &mut Volume, now: Instant, path: PathIndex) {
+pub(in crate::volume) fn access_known(v: &mut Volume, now: Instant, path: PathIndex) {
     let Phase::Probing(probing) = &mut v.links[path.get()].phase else { return };
     let Asking::Access { found, .. } = &mut probing.asking else { return };
     let found = found.take().expect("a unit that is served can be read");
@@ -252,7 +252,7 @@ pub(super) fn access_known(v: &mut Volume, now: Instant, path: PathIndex) {
 }
 
 /// Sends the one command that is out over a path in question.
-pub(super) fn ask(v: &mut Volume, now: Instant, path: PathIndex, command: Command) {
+pub(in crate::volume) fn ask(v: &mut Volume, now: Instant, path: PathIndex, command: Command) {
     let Link { phase: Phase::Probing(probing), session, .. } = &mut v.links[path.get()] else {
         unreachable!("only a path that is probed is asked");
     };
@@ -268,7 +268,7 @@ pub(super) fn ask(v: &mut Volume, now: Instant, path: PathIndex, command: Comman
 }
 
 /// Goes on at this time, unless an answer is waited for.
-pub(super) fn wait(v: &mut Volume, path: PathIndex, at: Instant) {
+pub(in crate::volume) fn wait(v: &mut Volume, path: PathIndex, at: Instant) {
     let Phase::Probing(probing) = &mut v.links[path.get()].phase else { return };
     if probing.asked.is_some() {
         return;
@@ -325,7 +325,7 @@ fn may_be_resized(v: &Volume, path: PathIndex, found: &LogicalUnit) -> bool {
 }
 
 /// It is another unit: never used, and looked at again after a while.
-pub(super) fn mismatch(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
+pub(in crate::volume) fn mismatch(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
     v.engine.transition(now, path, State::Mismatched, why);
     v.notice(now, Level::Error, Some(path), State::Mismatched.name(), why);
     v.links[path.get()].mismatched_until = Some(now + MISMATCH_RETRY);
@@ -333,7 +333,12 @@ pub(super) fn mismatch(v: &mut Volume, now: Instant, path: PathIndex, why: &str)
 }
 
 /// Its content is the device's.
-pub(super) fn compared(v: &mut Volume, now: Instant, path: PathIndex, found: LogicalUnit) {
+pub(in crate::volume) fn compared(
+    v: &mut Volume,
+    now: Instant,
+    path: PathIndex,
+    found: LogicalUnit,
+) {
     let unit = v.shared.unit().expect("what was admitted is known");
     in_service(v, now, path, found, unit);
 }

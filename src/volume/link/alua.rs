@@ -13,17 +13,17 @@
 //! Deliberately not here: what an answer means (`path::access`), the order among paths that serve (path
 //! engine), SET TARGET PORT GROUPS (`explicit`).
 
-use super::link::{self, Link, Phase, where_};
-use super::probe::{AskAccess, Facts, HeardAccess, Step};
-use super::{Level, Volume, complete, explicit, flush, health, probing};
 use crate::base::{Duration, Instant};
 use crate::path::verdict::{Actions, Outcome, Verdict};
 use crate::path::{PathIndex, PathSet, Port, Reading, Service, State};
 use crate::session::{Command, Completion, Direction, TaskTag};
+use crate::volume::link::{self, Link, Phase, where_};
+use crate::volume::probe::{AskAccess, Facts, HeardAccess, Step};
+use crate::volume::{Level, Volume, complete, explicit, flush, health, probing};
 use crate::wire::scsi::Sense;
 
 /// Token of a question; no part has it.
-pub(super) const ACCESS: u64 = u64::MAX - 5;
+pub(in crate::volume) const ACCESS: u64 = u64::MAX - 5;
 
 /// How often a path is asked that is about to change, or contradicts itself; doubles up to `check_interval`
 /// for the latter.
@@ -34,14 +34,14 @@ const WINDOW_WAIT: Duration = Duration::from_millis(20);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a link knows of its asymmetric access.
-pub(super) struct Standing {
+pub(in crate::volume) struct Standing {
     /// The path has told what it has, in this session or an earlier one.
-    pub(super) known: bool,
+    pub(in crate::volume) known: bool,
     /// Its port, where it has ALUA.
     port: Option<Port>,
     /// SET TARGET PORT GROUPS is understood; with `implicit` the storage acts by itself too.
-    pub(super) explicit: bool,
-    pub(super) implicit: bool,
+    pub(in crate::volume) explicit: bool,
+    pub(in crate::volume) implicit: bool,
     /// Implicit transition time as told.
     transition: Option<Duration>,
     question: Option<Question>,
@@ -57,7 +57,7 @@ pub(super) struct Standing {
     /// What was last told to be wrong with the answers.
     doubt: Option<String>,
     /// SET TARGET PORT GROUPS for this path failed: not before this.
-    pub(super) not_before: Instant,
+    pub(in crate::volume) not_before: Instant,
 }
 
 struct Question {
@@ -90,31 +90,36 @@ impl Default for Standing {
 
 impl Standing {
     /// The question's command that is out.
-    pub(super) fn tag(&self) -> Option<TaskTag> {
+    pub(in crate::volume) fn tag(&self) -> Option<TaskTag> {
         self.question.as_ref().and_then(|question| question.tag)
     }
 
     /// A session ends: what was asked on it has no answer.
-    pub(super) fn session_ended(&mut self) {
+    pub(in crate::volume) fn session_ended(&mut self) {
         self.question = None;
         self.again = false;
         self.ask_at = Instant::MAX;
     }
 
     /// A question is out.
-    pub(super) fn is_asked(&self) -> bool {
+    pub(in crate::volume) fn is_asked(&self) -> bool {
         self.question.is_some()
     }
 
     /// The states were last read in a question that began then.
-    pub(super) fn asked_at(&self) -> Instant {
+    pub(in crate::volume) fn asked_at(&self) -> Instant {
         self.asked_at
     }
 }
 
 /// The unit behind a path has said whether it has asymmetric access. Returns whether it is asked for it now:
 /// [`probing::access_known`] follows.
-pub(super) fn identified(v: &mut Volume, now: Instant, path: PathIndex, facts: Facts) -> bool {
+pub(in crate::volume) fn identified(
+    v: &mut Volume,
+    now: Instant,
+    path: PathIndex,
+    facts: Facts,
+) -> bool {
     let port = facts.port.group.map(|group| Port { group, relative: facts.port.relative });
     let standing = &mut v.links[path.get()].alua;
     standing.port = port.filter(|_| facts.tpgs != 0);
@@ -135,7 +140,7 @@ pub(super) fn identified(v: &mut Volume, now: Instant, path: PathIndex, facts: F
 }
 
 /// The path has no asymmetric access, or none that can be asked for.
-pub(super) fn without(v: &mut Volume, now: Instant, path: PathIndex) {
+pub(in crate::volume) fn without(v: &mut Volume, now: Instant, path: PathIndex) {
     conclude(v, now, path, None, None);
 }
 
@@ -154,7 +159,7 @@ fn doubt(v: &mut Volume, now: Instant, path: PathIndex, why: Option<String>) {
 // Asking.
 
 /// Something about access has changed: all paths are asked at once.
-pub(super) fn ask_all(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn ask_all(v: &mut Volume, now: Instant) {
     for index in 0..v.links.len() {
         let path = v.links[index].index;
         ask(v, now, path);
@@ -244,7 +249,7 @@ fn unreadable(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
 }
 
 /// The answer to a question's command.
-pub(super) fn answered(
+pub(in crate::volume) fn answered(
     v: &mut Volume,
     now: Instant,
     path: PathIndex,
@@ -264,7 +269,7 @@ pub(super) fn answered(
 }
 
 /// The question's command was ended by task management, or its session has ended.
-pub(super) fn interrupted(v: &mut Volume, now: Instant, path: PathIndex) {
+pub(in crate::volume) fn interrupted(v: &mut Volume, now: Instant, path: PathIndex) {
     let link = &mut v.links[path.get()];
     if link.alua.question.take().is_none() {
         return;
@@ -399,7 +404,7 @@ fn changing(v: &mut Volume, now: Instant, path: PathIndex) {
 }
 
 /// The path is not used until the storage serves it. What is in flight there stays.
-pub(super) fn stand_by(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
+pub(in crate::volume) fn stand_by(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
     match v.engine.state(path) {
         State::Standby => v.engine.set_reason(path, why),
         State::Probing | State::Active | State::Suspect => {
@@ -417,7 +422,7 @@ pub(super) fn stand_by(v: &mut Volume, now: Instant, path: PathIndex, why: &str)
 }
 
 /// A command was refused because the storage does not serve the path now (02/04/0A, 0B, 0C).
-pub(super) fn refused(v: &mut Volume, now: Instant, path: PathIndex, outcome: &Outcome) {
+pub(in crate::volume) fn refused(v: &mut Volume, now: Instant, path: PathIndex, outcome: &Outcome) {
     if v.engine.state(path).carries_io() {
         let why = format!("not usable now: the target answered {outcome}");
         stand_by(v, now, path, &why);
@@ -460,14 +465,14 @@ fn due(v: &Volume, path: PathIndex, urgent: PathSet) -> Instant {
 }
 
 /// When [`timeouts`] has something to do.
-pub(super) fn deadline(v: &Volume) -> Instant {
+pub(in crate::volume) fn deadline(v: &Volume) -> Instant {
     let urgent = urgent(v);
     let own = v.links.iter().map(|link| due(v, link.index, urgent)).min();
     own.unwrap_or(Instant::MAX).min(explicit::deadline(v))
 }
 
 /// Asks the paths whose time has come.
-pub(super) fn timeouts(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn timeouts(v: &mut Volume, now: Instant) {
     let urgent = urgent(v);
     for index in 0..v.links.len() {
         let path = v.links[index].index;

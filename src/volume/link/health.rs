@@ -13,12 +13,12 @@
 //! A command accuses its path once: one that is lost for good does not keep a sound path out.
 //! Deliberately not here: silence of a session (session), trust after suspicion (path engine).
 
-use super::abandon::{self, Kind};
-use super::request::{PartId, PartVerb};
-use super::{Level, Volume, check, idle, link};
 use crate::base::{Duration, Instant};
 use crate::path::{CommandClass, Op, PathIndex, State, command_timeout};
 use crate::session::TaskTag;
+use crate::volume::abandon::{self, Kind};
+use crate::volume::request::{PartId, PartVerb};
+use crate::volume::{Level, Volume, check, idle, link};
 
 /// What was sent before the target said that it cleared commands may still be answered for so long.
 const CLEARED_GRACE: Duration = Duration::from_millis(250);
@@ -33,7 +33,7 @@ fn patience(v: &Volume, path: PathIndex) -> Duration {
 }
 
 /// A part was given to `path`.
-pub(super) fn started(v: &mut Volume, now: Instant, path: PathIndex, op: Op) {
+pub(in crate::volume) fn started(v: &mut Volume, now: Instant, path: PathIndex, op: Op) {
     if op == Op::Other {
         return;
     }
@@ -46,7 +46,7 @@ pub(super) fn started(v: &mut Volume, now: Instant, path: PathIndex, op: Op) {
 }
 
 /// A command that accused nobody is in flight on `path` no more.
-pub(super) fn landed(v: &mut Volume, path: PathIndex, op: Op) {
+pub(in crate::volume) fn landed(v: &mut Volume, path: PathIndex, op: Op) {
     if op == Op::Other {
         return;
     }
@@ -58,7 +58,13 @@ pub(super) fn landed(v: &mut Volume, path: PathIndex, op: Op) {
 }
 
 /// The target answered a command that `started` then, well or not.
-pub(super) fn answered(v: &mut Volume, now: Instant, path: PathIndex, op: Op, started: Instant) {
+pub(in crate::volume) fn answered(
+    v: &mut Volume,
+    now: Instant,
+    path: PathIndex,
+    op: Op,
+    started: Instant,
+) {
     if op == Op::Other || !v.engine.suspects().contains(path) {
         return;
     }
@@ -85,7 +91,7 @@ fn owes_since_before(v: &Volume, path: PathIndex, then: Instant) -> bool {
 }
 
 /// The path has become active.
-pub(super) fn back(v: &mut Volume, now: Instant, path: PathIndex) {
+pub(in crate::volume) fn back(v: &mut Volume, now: Instant, path: PathIndex) {
     let link = &mut v.links[path.get()];
     link.owed_since = now;
     link.flush_late = false;
@@ -94,7 +100,7 @@ pub(super) fn back(v: &mut Volume, now: Instant, path: PathIndex) {
 }
 
 /// When [`timeouts`] has something to do.
-pub(super) fn deadline(v: &Volume) -> Instant {
+pub(in crate::volume) fn deadline(v: &Volume) -> Instant {
     let mut next = Instant::MAX;
     for path in v.owing.and(v.engine.active()).iter() {
         next = next.min(silence_ends(v, path));
@@ -111,7 +117,7 @@ fn silence_ends(v: &Volume, path: PathIndex) -> Instant {
 }
 
 /// How long nothing has moved on a path that owes answers.
-pub(super) fn quiet_for(v: &Volume, now: Instant, path: PathIndex) -> Duration {
+pub(in crate::volume) fn quiet_for(v: &Volume, now: Instant, path: PathIndex) -> Duration {
     match v.owing.contains(path) {
         true => now - moved(v, path),
         false => Duration::ZERO,
@@ -126,7 +132,7 @@ fn moved(v: &Volume, path: PathIndex) -> Instant {
 }
 
 /// What has to be done to the millisecond.
-pub(super) fn timeouts(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn timeouts(v: &mut Volume, now: Instant) {
     for path in v.owing.and(v.engine.active()).iter() {
         if silence_ends(v, path) <= now {
             let why = format!(
@@ -147,7 +153,7 @@ pub(super) fn timeouts(v: &mut Volume, now: Instant) {
 }
 
 /// The path is not chosen any more while another one is active.
-pub(super) fn suspect(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
+pub(in crate::volume) fn suspect(v: &mut Volume, now: Instant, path: PathIndex, why: &str) {
     if v.engine.state(path) != State::Active {
         return;
     }
@@ -216,7 +222,7 @@ fn ask(v: &mut Volume, now: Instant, path: PathIndex) {
 }
 
 /// Looks at every command that is outstanding; called every few ten milliseconds while there are any.
-pub(super) fn tick(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn tick(v: &mut Volume, now: Instant) {
     closed_windows(v, now);
     cleared_parts(v, now);
     late_parts(v, now);

@@ -9,16 +9,16 @@
 //! It is never sent while a LOGICAL UNIT RESET is out, nor repeated blindly: after any answer the states are
 //! read again, and what they say decides.
 
-use super::link::Phase;
-use super::{Level, Volume, alua};
 use crate::base::{Duration, Instant, Payload};
 use crate::path::verdict::Outcome;
 use crate::path::{AccessState, PathIndex, State};
 use crate::session::{Command, Completion, Direction};
+use crate::volume::link::Phase;
+use crate::volume::{Level, Volume, alua};
 use crate::wire::scsi::{Cdb, SenseKey, port_groups};
 
 /// Token of SET TARGET PORT GROUPS; no part has it.
-pub(super) const SET: u64 = u64::MAX - 6;
+pub(in crate::volume) const SET: u64 = u64::MAX - 6;
 
 /// The least time between two changes: the first, then doubling up to the second.
 const INTERVAL_MIN: Duration = Duration::from_secs(2);
@@ -37,9 +37,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What this lane knows of the need to ask.
 #[derive(Debug, Default)]
-pub(super) struct Need {
+pub(in crate::volume) struct Need {
     /// Some path's storage takes SET TARGET PORT GROUPS.
-    pub(super) possible: bool,
+    pub(in crate::volume) possible: bool,
     /// Since when no usable path is optimized, where it does.
     slow_since: Option<Instant>,
 }
@@ -121,7 +121,7 @@ fn is_optimized(v: &Volume) -> bool {
 }
 
 /// Called every turn: notes since when no path is served as well as can be.
-pub(super) fn watch(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn watch(v: &mut Volume, now: Instant) {
     if v.explicit.possible {
         let slow = !is_optimized(v);
         v.explicit.slow_since = v.explicit.slow_since.or(Some(now)).filter(|_| slow);
@@ -147,7 +147,7 @@ fn is_fencing(v: &Volume) -> bool {
 }
 
 /// When [`timeouts`] has something to do.
-pub(super) fn deadline(v: &Volume) -> Instant {
+pub(in crate::volume) fn deadline(v: &Volume) -> Instant {
     // What ends a reset ends in an event.
     match wanted(v).filter(|_| !is_fencing(v)) {
         Some((_, from)) => from.max(v.shared.access_turn(|turn| turn.ready_at())),
@@ -156,14 +156,14 @@ pub(super) fn deadline(v: &Volume) -> Instant {
 }
 
 /// Asks if it is time.
-pub(super) fn timeouts(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn timeouts(v: &mut Volume, now: Instant) {
     if deadline(v) <= now {
         consider(v, now);
     }
 }
 
 /// States were read: perhaps the storage has to be asked for others.
-pub(super) fn consider(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn consider(v: &mut Volume, now: Instant) {
     let Some((path, _)) = wanted(v).filter(|(_, from)| *from <= now) else { return };
     let group = v.engine.access(path).expect("only a path with access is wanted").group;
     let link = &mut v.links[path.get()];
@@ -188,7 +188,7 @@ pub(super) fn consider(v: &mut Volume, now: Instant) {
 }
 
 /// SET TARGET PORT GROUPS was answered, or (`None`) has ended without an answer.
-pub(super) fn answered(
+pub(in crate::volume) fn answered(
     v: &mut Volume,
     now: Instant,
     path: PathIndex,

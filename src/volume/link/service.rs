@@ -1,13 +1,13 @@
 //! Links out of service and back: by an administrator's word, and at the end of the daemon.
 
-use super::link::{Phase, Then, connect, give_up};
-use super::probing::recheck;
-use super::{Level, Volume};
 use crate::base::Instant;
 use crate::path::{PathIndex, State};
+use crate::volume::link::{Phase, Then, connect, give_up};
+use crate::volume::probing::recheck;
+use crate::volume::{Level, Volume};
 
 /// The administrator takes the path out: nothing new is given to it, and when it is idle it logs out.
-pub(super) fn disable(v: &mut Volume, now: Instant, path: PathIndex) {
+pub(in crate::volume) fn disable(v: &mut Volume, now: Instant, path: PathIndex) {
     if v.engine.state(path) == State::Disabled {
         return;
     }
@@ -35,7 +35,7 @@ pub(super) fn disable(v: &mut Volume, now: Instant, path: PathIndex) {
 }
 
 /// The administrator puts the path back.
-pub(super) fn enable(v: &mut Volume, now: Instant, path: PathIndex) {
+pub(in crate::volume) fn enable(v: &mut Volume, now: Instant, path: PathIndex) {
     v.engine.transition(now, path, State::Connecting, "enabled by an administrator");
     let link = &mut v.links[path.get()];
     link.disabling = false;
@@ -53,7 +53,7 @@ pub(super) fn enable(v: &mut Volume, now: Instant, path: PathIndex) {
 }
 
 /// The administrator wants it looked at now, whatever the back-off says.
-pub(super) fn recheck_now(v: &mut Volume, now: Instant, path: PathIndex) {
+pub(in crate::volume) fn recheck_now(v: &mut Volume, now: Instant, path: PathIndex) {
     let link = &mut v.links[path.get()];
     if link.mismatched_until.is_some() {
         link.mismatched_until = Some(now);
@@ -68,7 +68,7 @@ pub(super) fn recheck_now(v: &mut Volume, now: Instant, path: PathIndex) {
 }
 
 /// A path that is being disabled, or a daemon that ends: log out once nothing is in flight.
-pub(super) fn log_out_if_idle(v: &mut Volume, now: Instant, path: PathIndex) {
+pub(in crate::volume) fn log_out_if_idle(v: &mut Volume, now: Instant, path: PathIndex) {
     let ending = v.draining.as_ref().is_some_and(|d| d.logged_out);
     let link = &mut v.links[path.get()];
     if !(link.disabling || ending) || !matches!(link.phase, Phase::Up) {
@@ -79,12 +79,12 @@ pub(super) fn log_out_if_idle(v: &mut Volume, now: Instant, path: PathIndex) {
         session.logout(now);
         link.phase = Phase::LoggingOut { then: Then::Disabled };
         v.mark_link(path);
-        super::link::events(v, now, path);
+        crate::volume::link::events(v, now, path);
     }
 }
 
 /// The daemon ends: a path in service logs out, any other is given up.
-pub(super) fn stop(v: &mut Volume, now: Instant, path: PathIndex) {
+pub(in crate::volume) fn stop(v: &mut Volume, now: Instant, path: PathIndex) {
     let link = &mut v.links[path.get()];
     match link.phase {
         Phase::Up => log_out_if_idle(v, now, path),

@@ -4,23 +4,23 @@
 //! A check is a request of the volume itself. It takes its range like a write, so that no client's write
 //! is in flight there, reads it over the one path in question, and writes over any.
 
-use super::request::{self, Asker, Part, PartVerb, Request, RequestId, Stage, Verb};
-use super::watch::{Due, Written};
-use super::{Level, Volume};
 use crate::base::{Instant, Payload};
 use crate::path::planted::{Bug, planted};
 use crate::path::{BlockRange, FenceMode, Nexus, PathIndex, PathSet, TicketId};
+use crate::volume::request::{self, Asker, Part, PartVerb, Request, RequestId, Stage, Verb};
+use crate::volume::watch::{Due, Written};
+use crate::volume::{Level, Volume};
 use crate::wire::nbd::NbdError;
 
 /// What a check has found so far.
-pub(super) struct Progress {
+pub(in crate::volume) struct Progress {
     id: u64,
     stale: u64,
     foreign: u64,
 }
 
 /// A request that owns a range is over, well or not, and its range is not yet released.
-pub(super) fn account(v: &Volume, id: RequestId, ticket: TicketId) {
+pub(in crate::volume) fn account(v: &Volume, id: RequestId, ticket: TicketId) {
     let in_doubt = v.shared.ledger().is_in_doubt(ticket);
     if !in_doubt && !v.shared.is_watching() {
         return;
@@ -61,7 +61,7 @@ fn content(request: &Request, range: BlockRange, block_size: u32) -> Option<Writ
 }
 
 /// Gives up what was in doubt for `fence_timeout`, as far as it can be watched.
-pub(super) fn fence_timeout(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn fence_timeout(v: &mut Volume, now: Instant) {
     let (shared, lane) = (v.shared.clone(), v.lane);
     let mut refused = 0;
     let unproven = shared.ledger().handle_timeout(now, |doubt| {
@@ -96,7 +96,7 @@ pub(super) fn fence_timeout(v: &mut Volume, now: Instant) {
 }
 
 /// Looks at what is due, over paths that are in service.
-pub(super) fn tick(v: &mut Volume, now: Instant) {
+pub(in crate::volume) fn tick(v: &mut Volume, now: Instant) {
     if !v.shared.is_watching() || v.draining.is_some() || v.unit.is_none() {
         return;
     }
@@ -114,7 +114,7 @@ pub(super) fn tick(v: &mut Volume, now: Instant) {
 }
 
 /// The range is taken: reads it over the path in question and no other.
-pub(super) fn read(v: &mut Volume, id: RequestId, path: PathIndex) {
+pub(in crate::volume) fn read(v: &mut Volume, id: RequestId, path: PathIndex) {
     let step = u64::from(v.transfer_step.max(1));
     let request = v.requests.get_mut(id).expect("the caller holds the request");
     let mut lba = request.first;
@@ -131,7 +131,7 @@ pub(super) fn read(v: &mut Volume, id: RequestId, path: PathIndex) {
 }
 
 /// All of it was read: writes what the old write has hit.
-pub(super) fn compare(v: &mut Volume, now: Instant, id: RequestId) {
+pub(in crate::volume) fn compare(v: &mut Volume, now: Instant, id: RequestId) {
     let size = u64::from(v.unit.as_ref().map_or(1, |unit| unit.block_size()));
     let step = v.transfer_step.max(1);
     let request = v.requests.get_mut(id).expect("the caller holds the request");
@@ -173,7 +173,7 @@ pub(super) fn compare(v: &mut Volume, now: Instant, id: RequestId) {
 }
 
 /// A check is over, or could not be made.
-pub(super) fn finished(
+pub(in crate::volume) fn finished(
     v: &mut Volume,
     now: Instant,
     id: u64,
@@ -211,7 +211,7 @@ pub(super) fn finished(
 }
 
 /// Paths by which a client's read of these blocks must not go now.
-pub(super) fn unread(v: &Volume, lba: u64, blocks: u32) -> PathSet {
+pub(in crate::volume) fn unread(v: &Volume, lba: u64, blocks: u32) -> PathSet {
     match v.shared.is_watching() {
         true => v.shared.watch().unread(lba, blocks),
         false => PathSet::EMPTY,
@@ -219,7 +219,7 @@ pub(super) fn unread(v: &Volume, lba: u64, blocks: u32) -> PathSet {
 }
 
 /// One copy in doubt is dead: its own status came, or it was aborted.
-pub(super) fn copy_dead(v: &mut Volume, ticket: TicketId, nexus: Nexus) {
+pub(in crate::volume) fn copy_dead(v: &mut Volume, ticket: TicketId, nexus: Nexus) {
     if !v.shared.copy_dead(ticket, nexus) {
         v.shared.watch().copy_ended(ticket, nexus);
     }

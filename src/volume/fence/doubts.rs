@@ -1,10 +1,10 @@
 //! What an administrator sees of ranges in doubt, and what his word does to them.
 
-use super::admin::AdminError;
-use super::link::{Link, Phase};
-use super::{Volume, fencing};
 use crate::base::{Duration, Instant};
 use crate::path::{BlockRange, FenceMode, InDoubt, Nexus, PathIndex, Proof};
+use crate::volume::admin::AdminError;
+use crate::volume::link::{Link, Phase};
+use crate::volume::{Volume, fencing};
 
 /// A range in doubt on one session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Volume {
     }
 
     /// The path of this lane that an inherited nexus belonged to, on whatever lane.
-    pub(super) fn inherited_link(&self, nexus: Nexus) -> Option<&Link> {
+    pub(in crate::volume) fn inherited_link(&self, nexus: Nexus) -> Option<&Link> {
         let (record, _) = self.shared.inheritance().record(nexus.inheritance()?)?;
         self.links.iter().find(|link| link.spec.name == record.path)
     }

@@ -1,13 +1,13 @@
 //! TRIM, WRITE_ZEROES and BLOCK_STATUS in terms of UNMAP, WRITE SAME and GET LBA STATUS.
 //!
 //! UNMAP is advice and never used to write zeros; WRITE SAME with UNMAP is, where the unit promises zeros
-//! (LBPRZ). A form that the unit refuses is not tried again ([`super::shared::Shared`]).
+//! (LBPRZ). A form that the unit refuses is not tried again ([`crate::volume::shared::Shared`]).
 
-use super::Volume;
-use super::request::{Request, Verb};
 use crate::base::Payload;
 use crate::export::Reply;
 use crate::path::identity::LogicalUnit;
+use crate::volume::Volume;
+use crate::volume::request::{Request, Verb};
 use crate::wire::nbd::extent_flags;
 use crate::wire::nbd::reply::Extent;
 use crate::wire::scsi::lba_status::{self, Provision};
@@ -17,12 +17,12 @@ use bytes::Bytes;
 const SLOW_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Allocation length of GET LBA STATUS: header and 64 descriptors.
-pub(super) const LBA_STATUS_LEN: u32 = 8 + 64 * 16;
+pub(in crate::volume) const LBA_STATUS_LEN: u32 = 8 + 64 * 16;
 
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// `len` zero bytes without memory of their own.
-pub(super) fn zeros(len: usize) -> Payload {
+pub(in crate::volume) fn zeros(len: usize) -> Payload {
     let mut payload = Payload::new();
     let mut rest = len;
     while rest > 0 {
@@ -38,12 +38,12 @@ fn slow_blocks(unit: &LogicalUnit) -> u32 {
 }
 
 /// Blocks per WRITE SAME.
-pub(super) fn write_same_step(unit: &LogicalUnit) -> u32 {
+pub(in crate::volume) fn write_same_step(unit: &LogicalUnit) -> u32 {
     slow_blocks(unit).min(unit.max_write_same_blocks())
 }
 
 /// Blocks per UNMAP, in whole granules.
-pub(super) fn unmap_step(unit: &LogicalUnit) -> u32 {
+pub(in crate::volume) fn unmap_step(unit: &LogicalUnit) -> u32 {
     let limits = unit.unmap();
     let (most, granule) = limits.map_or((1, 1), |l| (l.max_blocks, l.granularity));
     let step = slow_blocks(unit).min(most);
@@ -51,20 +51,20 @@ pub(super) fn unmap_step(unit: &LogicalUnit) -> u32 {
 }
 
 /// How a WRITE_ZEROES of this unit is begun.
-pub(super) fn zero_verb(v: &Volume, no_hole: bool, fast: bool) -> Verb {
+pub(in crate::volume) fn zero_verb(v: &Volume, no_hole: bool, fast: bool) -> Verb {
     let unit = v.unit.as_deref().expect("an export is open only when its unit is known");
     let unmap = !no_hole && unit.can_zero_by_unmap() && v.shared.unmap_zeroing_enabled();
     Verb::Zero { same: unmap || v.shared.write_same_enabled(), unmap, fast }
 }
 
 /// Whether zeroing is faster than writing: what FAST_ZERO asks.
-pub(super) fn zero_is_fast(verb: Verb) -> bool {
+pub(in crate::volume) fn zero_is_fast(verb: Verb) -> bool {
     matches!(verb, Verb::Zero { same: true, .. })
 }
 
 /// The part of a TRIM that the unit can unmap: whole granules inside the range, as first block and one
 /// behind the last.
-pub(super) fn trim_range(v: &Volume, offset: u64, len: u64) -> Option<(u64, u64)> {
+pub(in crate::volume) fn trim_range(v: &Volume, offset: u64, len: u64) -> Option<(u64, u64)> {
     let unit = v.unit.as_deref()?;
     let limits = unit.unmap().filter(|_| v.shared.unmap_enabled())?;
     let size = u64::from(unit.block_size());
@@ -74,7 +74,7 @@ pub(super) fn trim_range(v: &Volume, offset: u64, len: u64) -> Option<(u64, u64)
 }
 
 /// The answer to BLOCK_STATUS (base:allocation) from GET LBA STATUS. No extents: not known.
-pub(super) fn extents(unit: Option<&LogicalUnit>, request: &Request) -> Reply {
+pub(in crate::volume) fn extents(unit: Option<&LogicalUnit>, request: &Request) -> Reply {
     let Some((unit, (_, data))) = unit.zip(request.pieces.first()) else {
         return Reply::Extents(Vec::new());
     };
