@@ -246,6 +246,7 @@ fn may_come(v: &Volume, path: PathIndex) -> bool {
 
 /// The service is at its end: what cannot come any more is struck out.
 pub(in crate::volume) fn end(v: &mut Volume) {
+    tidy(v);
     for index in 0..v.links.len() {
         forget(v, v.links[index].index);
     }
