@@ -82,6 +82,11 @@ impl Plan {
             mischief.change_access();
         }
         daemon_dies(&mut dice.fork(), &mut mischief);
+        if bug == Some(Bug::Product(mpio::path::planted::Bug::ResetSkipped)) {
+            // A new daemon's range would stay unproven for ever: that is found first, and it is the stale
+            // write that has to be seen here.
+            mischief.daemon_one_in = 0;
+        }
         let mut shape = shape;
         let early = Bug::Product(mpio::path::planted::Bug::WatchForgotten);
         if bug == Some(early) && mischief.daemon_one_in == 0 {
