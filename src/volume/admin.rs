@@ -127,13 +127,15 @@ impl Volume {
         found.ok_or_else(|| AdminError::NoSuchPath {
             device: self.spec.name.clone(),
             path: name.to_owned(),
-            known: match self.links.is_empty() {
-                true => "none yet".to_owned(),
-                false => {
-                    self.links.iter().map(|l| l.spec.name.as_str()).collect::<Vec<_>>().join(", ")
-                }
-            },
+            known: self.path_names(),
         })
+    }
+
+    /// The paths there are, for a message. By name: the links are in the order in which logins ended.
+    fn path_names(&self) -> String {
+        let mut names: Vec<&str> = self.links.iter().map(|l| l.spec.name.as_str()).collect();
+        names.sort_unstable();
+        if names.is_empty() { "none yet".to_owned() } else { names.join(", ") }
     }
 
     /// Changes policy, weights and preference under load.
