@@ -47,21 +47,27 @@ impl Tgtd {
         let forwarder = Forwarder::start("127.0.0.31", &pair.nodes[0].portal);
         Tgtd { _scratch: scratch, pair, forwarder, trouble, disk: RefCell::new(None) }
     }
-}
 
-impl Storage for Tgtd {
-    fn names(&self, node: usize) -> Names {
-        let portal = match (node, self.trouble) {
-            (0, Trouble::Late) => self.forwarder.address,
-            _ => self.pair.nodes[node].portal.parse().unwrap(),
-        };
+    fn direct(&self, node: usize) -> Names {
         Names {
-            portal,
+            portal: self.pair.nodes[node].portal.parse().unwrap(),
             target: TARGETS[node].to_owned(),
             lun: 1,
             initiator: "iqn.2026-11.test.host:proofs".to_owned(),
             isid: [0x80, 0, 0, 0, 0, node as u8 + 1],
         }
+    }
+}
+
+impl Storage for Tgtd {
+    fn names(&self, node: usize) -> Names {
+        match (node, self.trouble) {
+            (0, Trouble::Late) => Names { portal: self.forwarder.address, ..self.direct(0) },
+            _ => self.direct(node),
+        }
+    }
+    fn names_beside(&self) -> Names {
+        self.direct(0)
     }
     fn stick(&self) {
         match self.trouble {

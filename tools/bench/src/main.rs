@@ -1,16 +1,18 @@
 //! `mpio-bench`: `mpio` beside its peers, on the same targets, in the same run, in turn.
 //!
-//! The full form takes about a quarter of an hour and writes `benches/RESULTS.md`; the quick form runs
+//! The full form takes about half an hour and writes `benches/RESULTS.md`; the quick form runs
 //! every kind of set-up once, in about a minute. Neither judges: benches/README.md says how to read it.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod guest;
 mod measure;
 mod plan;
 mod process;
 mod relay;
 mod setup;
+mod table;
 
 use clap::{Parser, Subcommand};
 use plan::{Effort, MATCHES};
@@ -19,7 +21,8 @@ use setup::Env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-/// Measures mpio beside qemu-nbd, iscsi-perf, nbdkit and a byte relay.
+/// Measures mpio beside qemu-nbd, iscsi-perf, nbdkit and a byte relay, and in a virtual machine beside open-iscsi
+/// with dm-multipath.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 struct Arguments {
@@ -35,6 +38,9 @@ struct Arguments {
     /// Only comparisons whose title contains this.
     #[arg(long, default_value = "")]
     only: String,
+    /// Only the virtual machine; its part of benches/RESULTS.md is written anew.
+    #[arg(long, conflicts_with_all = ["quick", "only"])]
+    vm: bool,
     /// Where mpio and mpio-target are; without it they are built, in release.
     #[arg(long, value_name = "DIRECTORY")]
     bin: Option<PathBuf>,
@@ -89,20 +95,38 @@ fn run(arguments: &Arguments) -> Result<(), BenchError> {
         true => Effort { seconds: 1, turns: 1, quick: true },
         false => Effort { seconds: arguments.seconds, turns: arguments.turns, quick: false },
     };
-    let mut results = machine(effort);
-    for one in MATCHES.iter().filter(|one| one.title.contains(&arguments.only)) {
-        results.push_str(&one.play(&env, effort)?);
+    let about = about(effort);
+    let mut results = String::new();
+    if !arguments.vm {
+        results = head(&about);
+        for one in MATCHES.iter().filter(|one| one.title.contains(&arguments.only)) {
+            results.push_str(&one.play(&env, effort)?);
+        }
+    }
+    if arguments.vm || !arguments.quick && guest::is_named(&arguments.only) {
+        results.push_str(&guest::play(&root, &env, effort, &about)?);
     }
     print!("{results}");
-    let file = match &arguments.output {
-        Some(file) => Some(file.clone()),
-        None if arguments.quick || !arguments.only.is_empty() => None,
-        None => Some(root.join("benches/RESULTS.md")),
+    let kept = root.join("benches/RESULTS.md");
+    let (file, results) = match &arguments.output {
+        Some(file) => (file.clone(), results),
+        None if arguments.quick || !arguments.only.is_empty() => return Ok(()),
+        None if arguments.vm => {
+            let text = std::fs::read_to_string(&kept).map_err(io(kept.display().to_string()))?;
+            (kept, with_vm(&text, &results))
+        }
+        None => (kept, results),
     };
-    if let Some(file) = file {
-        std::fs::write(&file, results).map_err(io(file.display().to_string()))?;
-    }
-    Ok(())
+    std::fs::write(&file, results).map_err(io(file.display().to_string()))
+}
+
+/// The results with another part of the virtual machine.
+fn with_vm(results: &str, vm: &str) -> String {
+    let others = match results.find(&format!("{}\n", guest::HEADING)) {
+        Some(at) => &results[..at],
+        None => results,
+    };
+    format!("{}\n\n{vm}", others.trim_end())
 }
 
 fn build(root: &Path) -> Result<PathBuf, BenchError> {
@@ -113,8 +137,16 @@ fn build(root: &Path) -> Result<PathBuf, BenchError> {
     Ok(target.join("release"))
 }
 
+/// The start of the results.
+fn head(about: &str) -> String {
+    format!(
+        "# Results\n\n{about} Ratios are first : second, IOPS more is better, CPU and p50 less is better. Every load \
+         was run once with verified content before. [README.md](README.md) says how to read them.\n\n"
+    )
+}
+
 /// Date, kernel, processor, and how busy the machine was with other things.
-fn machine(effort: Effort) -> String {
+fn about(effort: Effort) -> String {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -135,11 +167,22 @@ fn machine(effort: Effort) -> String {
         _ => "",
     };
     format!(
-        "# Results\n\n{}, Linux {}, {count} x {model}, load average before {load}; {} s per turn, {turns}. \
-         Ratios are first : second, IOPS more is better, CPU and p50 less is better. Every load was run once \
-         with verified content before. [README.md](README.md) says how to read them.{busy}\n\n",
+        "{}, Linux {}, {count} x {model}, load average before {load}; {} s per turn, {turns}.{busy}",
         date.unwrap_or_default().trim(),
         read("/proc/sys/kernel/osrelease").trim(),
         effort.seconds
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_part_of_the_virtual_machine_is_replaced() {
+        let vm = format!("{}\n\nnew\n", guest::HEADING);
+        let first = with_vm("# Results\n\ntable\n\n", &vm);
+        assert_eq!(first, format!("# Results\n\ntable\n\n{vm}"));
+        assert_eq!(with_vm(&first.replace("new", "old"), &vm), first);
+    }
 }

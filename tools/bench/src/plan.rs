@@ -1,8 +1,9 @@
 //! Who is measured beside whom, with which loads.
 
-use crate::measure::{Contender, Load, Measured, Spread};
+use crate::measure::{Contender, Load};
 use crate::process::{BenchError, Cores};
 use crate::setup::{Env, Server, Storage};
+use crate::table;
 use std::fmt::Write as _;
 
 /// How long and how often.
@@ -16,7 +17,9 @@ pub struct Effort {
     pub quick: bool,
 }
 
-const fn load(write: bool, size: &'static str, depth: u32, connections: u32) -> Load {
+/// A load, for tables of them.
+#[must_use]
+pub const fn load(write: bool, size: &'static str, depth: u32, connections: u32) -> Load {
     Load { write, size, depth, connections }
 }
 
@@ -190,7 +193,7 @@ impl Match {
             Behind::Tgtd => Storage::tgtd(env)?,
         };
         let pair = [self.first.start(env, &storage)?, self.second.start(env, &storage)?];
-        let mut out = format!("## {}\n\n{}", self.title, head(&pair));
+        let mut out = format!("## {}\n\n{}", self.title, table::head(pair.each_ref().map(Contender::name)));
         for load in &self.loads[..count] {
             let row = turns(env, &pair, *load, effort)?;
             eprintln!("{}: {row}", self.title);
@@ -219,16 +222,6 @@ impl Who {
     }
 }
 
-fn head(pair: &[Contender; 2]) -> String {
-    let columns =
-        pair.iter().map(|c| format!(" {}: IOPS, p50 / p99 us, CPU us/request |", c.name()));
-    let columns: String = columns.collect();
-    format!(
-        "| load | IOPS | CPU | p50 |{columns}\n|---|---|---|---|{}\n",
-        "---|".repeat(pair.len())
-    )
-}
-
 /// Each contender in turn, so that a machine that changes meanwhile changes for both.
 fn turns(
     env: &Env,
@@ -245,39 +238,5 @@ fn turns(
             results.push(contender.measure(env, load, effort.seconds)?);
         }
     }
-    let ratio = |value: fn(&Measured) -> f64| {
-        let each = results[0].iter().zip(&results[1]).map(|(a, b)| value(a) / value(b));
-        Spread::of(each.filter(|ratio| ratio.is_finite() && *ratio > 0.0)).map_or(
-            "-".to_owned(),
-            |r| match effort.turns {
-                1 => format!("**{:.2}**", r.median),
-                _ => format!("**{:.2}** ({:.2}-{:.2})", r.median, r.least, r.most),
-            },
-        )
-    };
-    let mut row = format!(
-        "| {} | {} | {} | {} |",
-        load.name(),
-        ratio(|m| m.iops),
-        ratio(|m| m.cpu),
-        ratio(|m| m.p50)
-    );
-    for measured in &results {
-        let middle = |value: fn(&Measured) -> f64| {
-            Spread::of(measured.iter().map(value)).map_or(0.0, |spread| spread.median)
-        };
-        let iops = middle(|m| m.iops);
-        let _ = if middle(|m| m.p50) > 0.0 {
-            write!(
-                row,
-                " {iops:.0}, {:.0} / {:.0}, {:.2} |",
-                middle(|m| m.p50),
-                middle(|m| m.p99),
-                middle(|m| m.cpu)
-            )
-        } else {
-            write!(row, " {iops:.0} |")
-        };
-    }
-    Ok(row)
+    Ok(table::row(load, &results))
 }
