@@ -11,7 +11,7 @@ use harness::forwarder::{Fate, Forwarder, PASS};
 use harness::nexus::Names;
 use harness::tgtd::{HungDisk, Pair, TARGETS};
 use harness::{Scratch, noise, require};
-use proofs::{Finding, LBA, LEN, QUESTIONS, Storage, When, measure};
+use proofs::{Beside, Finding, LBA, LEN, QUESTIONS, Storage, When, measure, reset_beside};
 use std::cell::RefCell;
 use std::os::unix::fs::FileExt;
 
@@ -47,27 +47,21 @@ impl Tgtd {
         let forwarder = Forwarder::start("127.0.0.31", &pair.nodes[0].portal);
         Tgtd { _scratch: scratch, pair, forwarder, trouble, disk: RefCell::new(None) }
     }
+}
 
-    fn direct(&self, node: usize) -> Names {
+impl Storage for Tgtd {
+    fn names(&self, node: usize) -> Names {
+        let portal = match (node, self.trouble) {
+            (0, Trouble::Late) => self.forwarder.address,
+            _ => self.pair.nodes[node].portal.parse().unwrap(),
+        };
         Names {
-            portal: self.pair.nodes[node].portal.parse().unwrap(),
+            portal,
             target: TARGETS[node].to_owned(),
             lun: 1,
             initiator: "iqn.2026-11.test.host:proofs".to_owned(),
             isid: [0x80, 0, 0, 0, 0, node as u8 + 1],
         }
-    }
-}
-
-impl Storage for Tgtd {
-    fn names(&self, node: usize) -> Names {
-        match (node, self.trouble) {
-            (0, Trouble::Late) => Names { portal: self.forwarder.address, ..self.direct(0) },
-            _ => self.direct(node),
-        }
-    }
-    fn names_beside(&self) -> Names {
-        self.direct(0)
     }
     fn stick(&self) {
         match self.trouble {
@@ -141,4 +135,12 @@ fn tgtd_whose_disk_hangs() {
         Trouble::HungDisk,
         [withheld(1, true), withheld(0, true), at_once(0, true), withheld(0, false)],
     );
+}
+
+/// Nobody is stuck here; the write ends with a unit attention. LIO never answers this.
+#[test]
+fn tgtd_is_reset_beside_a_write_that_owes_data() {
+    require(&["tgtd", "tgtadm", "setpriv"]);
+    let found = reset_beside(&Tgtd::new(Trouble::HungDisk));
+    assert_eq!(found, Beside { reset: Some(0), write: Some(2), again: true });
 }

@@ -16,9 +16,6 @@ pub const LEN: usize = 4096;
 /// Bytes of a W1 that needs the target to ask for its data.
 const LONG: usize = 128 * 1024;
 
-/// No target sends R2T for less: RFC 7143's default of FirstBurstLength is 64 KiB, ours 256 KiB.
-const FIRST_BURST_MAX: usize = 256 * 1024;
-
 /// First block of the test's range, in blocks of 512 bytes.
 pub const LBA: u64 = 2048;
 
@@ -29,8 +26,6 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 pub trait Storage {
     /// How to log in at a node.
     fn names(&self, node: usize) -> Names;
-    /// The same at node A, past what makes its network late.
-    fn names_beside(&self) -> Names;
     /// From now on a write to A does not reach the medium.
     fn stick(&self);
     /// Ends that; what A holds is executed unless it is dead. Called once.
@@ -56,10 +51,6 @@ pub enum Question {
     /// The same for a W1 whose data the target is still waiting for.
     #[allow(dead_code, reason = "measured before the session refused to ask it")]
     ResetUnfinished,
-    /// The same while a write of *another* session to the unit waits for data, which come after the reset.
-    ResetBeside,
-    /// The same, but those data never come.
-    ResetBesideSilent,
     /// The old connection is reset, the same nexus logs in again.
     Login,
     /// The same, then LOGICAL UNIT RESET on the new session.
@@ -77,8 +68,6 @@ impl fmt::Display for Question {
             Question::AbortUnfinished => "ABORT TASK before W1's data are there",
             Question::Reset => "LOGICAL UNIT RESET on the old session",
             Question::ResetUnfinished => "LOGICAL UNIT RESET before W1's data are there",
-            Question::ResetBeside => "LOGICAL UNIT RESET while another session owes data",
-            Question::ResetBesideSilent => "LOGICAL UNIT RESET while another session owes data for ever",
             Question::Login => "new login with the same ISID",
             Question::LoginAndReset => "new login, then LOGICAL UNIT RESET",
         })
@@ -143,7 +132,7 @@ impl Experiment<'_> {
             }
             self.release();
         }
-        ask(Duration::from_secs(40))
+        ask(Duration::from_secs(8))
     }
 }
 
@@ -158,8 +147,6 @@ pub fn measure(storage: &dyn Storage, question: Question) -> Finding {
     assert!(old.write_through(LBA, &w0, Duration::from_secs(20)), "W0 was not answered");
     assert_eq!(storage.medium(), w0[..LEN], "W0 is not on the medium");
 
-    let beside = matches!(question, Question::ResetBeside | Question::ResetBesideSilent);
-    let beside = beside.then(|| Beside::owing(storage));
     storage.stick();
     let tag = old.write(LBA, &w1);
     // On its way, and as far as it gets.
@@ -167,7 +154,7 @@ pub fn measure(storage: &dyn Storage, question: Question) -> Finding {
     assert_eq!(storage.medium(), w0[..LEN], "W1 is not stuck");
 
     let mut experiment = Experiment { storage, released: false };
-    let (response, sessions) = ask(&mut experiment, question, old, tag, beside);
+    let (response, sessions) = ask(&mut experiment, question, old, tag);
     let when = match (response, experiment.released) {
         (Some(_), false) => When::Stuck,
         (Some(_), true) => When::Released,
@@ -182,32 +169,11 @@ pub fn measure(storage: &dyn Storage, question: Question) -> Finding {
     Finding { when, response, status_first, stale: held == w1[..LEN] }
 }
 
-/// Another session at node A whose write the target waits to get data of: what is not read is not answered.
-struct Beside {
-    nexus: Nexus,
-    tag: TaskTag,
-}
-
-impl Beside {
-    #[track_caller]
-    fn owing(storage: &dyn Storage) -> Beside {
-        let mut names = storage.names_beside();
-        names.isid[5] = 9;
-        let mut nexus = Nexus::log_in(&names);
-        // More than any first burst, elsewhere on the medium.
-        let tag = nexus.write(LBA + 4096, &noise(2 * FIRST_BURST_MAX, 4));
-        std::thread::sleep(Duration::from_millis(200));
-        assert!(!nexus.answered(tag), "nobody has read an answer");
-        Beside { nexus, tag }
-    }
-}
-
 fn ask(
     experiment: &mut Experiment<'_>,
     question: Question,
     mut old: Nexus,
     tag: TaskTag,
-    beside: Option<Beside>,
 ) -> (Option<u8>, Vec<Nexus>) {
     match question {
         Question::AbortTask | Question::AbortUnfinished => {
@@ -217,16 +183,6 @@ fn ask(
         Question::Reset | Question::ResetUnfinished => {
             old.reset();
             (experiment.answer(|limit| old.managed(limit)), vec![old])
-        }
-        Question::ResetBeside | Question::ResetBesideSilent => {
-            let mut beside = beside.expect("it was made before");
-            old.reset();
-            if question == Question::ResetBeside {
-                std::thread::sleep(Duration::from_millis(200));
-                let status = beside.nexus.status_of(beside.tag, Duration::from_millis(500));
-                eprintln!("the other session's write: status {status:?}");
-            }
-            (experiment.answer(|limit| old.managed(limit)), vec![old, beside.nexus])
         }
         Question::Login | Question::LoginAndReset => {
             drop(old);
@@ -239,4 +195,35 @@ fn ask(
             (response, vec![new])
         }
     }
+}
+
+/// What became of a LOGICAL UNIT RESET on one session while a write of another one waited for its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beside {
+    /// The response to the reset.
+    pub reset: Option<u8>,
+    /// The SCSI status of the write, whose data were sent when the reset had been.
+    pub write: Option<u8>,
+    /// The session that had asked for the reset could be logged into again.
+    pub again: bool,
+}
+
+/// Asks it of node A, which is well. The write is longer than any first burst, and what is not read is not answered: so its
+/// session owes the data for as long as nobody waits for anything there.
+#[track_caller]
+pub fn reset_beside(storage: &dyn Storage) -> Beside {
+    let mut names = storage.names(0);
+    let mut old = Nexus::log_in(&names);
+    names.isid[5] = 9;
+    let mut beside = Nexus::log_in(&names);
+    let tag = beside.write(LBA, &noise(1024 * 1024, 4));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!beside.answered(tag), "nobody has read anything");
+    old.reset();
+    std::thread::sleep(Duration::from_millis(300));
+    let write = beside.status_of(tag, 2 * PATIENCE);
+    let reset = old.managed(2 * PATIENCE);
+    drop(old);
+    let again = Nexus::connect(&storage.names(0)).logged_in(2 * PATIENCE);
+    Beside { reset, write, again }
 }

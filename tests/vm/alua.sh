@@ -55,6 +55,7 @@ path_timeout = "8s"
 command_timeout = "15s"
 TOML
 start_daemon
+! grep -i 'access state' "$run/serve.log" || die "mpio makes nothing of what LIO says"
 
 # access PATH STATE [ACCESS GROUP]
 access() { status_says "any(.devices[0].paths[]; .name == \"$1\" and .state == \"$2\" and .alua == \"$3\" and .group == $4)"; }

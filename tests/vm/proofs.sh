@@ -22,8 +22,8 @@ for disk in slow fast spare; do
   number=$((number + 1))
 done
 say "LIO of $(uname -r)"
-portals=$portals targets=$targets \
-  timeout 200 ./guest-tests --ignored --exact --nocapture guest::answers_that_prove || die "LIO does not answer as the table says"
-portals=$portals targets=$targets \
-  timeout 200 ./guest-tests --ignored --exact --nocapture guest::resets_beside_a_write_that_owes_data || die "LIO does not answer as the table says"
+for test in answers_that_prove a_reset_beside_a_write_that_owes_data; do
+  portals=$portals targets=$targets \
+    timeout 200 ./guest-tests --ignored --exact --nocapture guest::$test || die "LIO does not answer as the table says"
+done
 say "proofs.sh passed in $SECONDS s"
