@@ -25,7 +25,7 @@ fn the_best_path_and_the_best_policy_are_named() {
     let slow = Fault::Delay(Duration::from_millis(40), Duration::from_millis(50));
     rig.pair.node(0).faults().set("slow", Rule::new(slow).on(Commands::Reads));
     let report = rig.scratch.path("series.html");
-    let words = format!("--per-path --depth 4 --seconds 1 --json --report {}", report.display());
+    let words = format!("--per-path --depth 4 --seconds 2 --json --report {}", report.display());
     let done = json(&bench(&daemon, &words), 0);
     let runs = done["per_path"].as_array().unwrap();
     let names: Vec<&str> = runs.iter().map(|run| run["name"].as_str().unwrap()).collect();
