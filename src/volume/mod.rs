@@ -368,6 +368,12 @@ impl Volume {
         self.engine.set_clock(now, wall);
     }
 
+    /// This process did not run for `late`, until `now`, without a pause of the clock that `now` is of: call
+    /// it before the events of the turn. What was in flight meanwhile is not measured, and no path is blamed.
+    pub fn handle_stall(&mut self, now: Instant, late: Duration) {
+        health::stalled(self, now, late);
+    }
+
     /// A client connected.
     pub fn handle_client(&mut self, now: Instant) -> Option<ClientId> {
         clients::accept(self, now)

@@ -31,7 +31,7 @@ pub(in crate::volume) fn done(
     let outcome = Outcome::new(response, status, sense.as_deref(), short);
     let good = outcome == Outcome::GOOD;
     let ended = if good { Ended::Good } else { Ended::Error };
-    v.engine.finished(path, verb.op(), bytes, now - flight.started, ended);
+    v.engine.finished(now, path, verb.op(), bytes, flight.started, ended);
     health::answered(v, now, path, verb.op(), flight.started);
     if good {
         carried_out(v, now, path);
@@ -339,7 +339,7 @@ pub(in crate::volume) fn lost(
     }
     let id = Key::from_token(token);
     let Some((verb, bytes, flight)) = land(v, id, path) else { return false };
-    v.engine.finished(path, verb.op(), bytes, now - flight.started, Ended::Lost);
+    v.engine.finished(now, path, verb.op(), bytes, flight.started, Ended::Lost);
     let doubt = sent && verb.changes_state();
     if doubt {
         fencing::in_doubt(v, now, id, path);

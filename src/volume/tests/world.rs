@@ -303,6 +303,16 @@ impl World {
         }
     }
 
+    /// The daemon does not run for so long, which is too short for its clock to be told.
+    pub(super) fn starve(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        let deadlines = self.volumes.iter().filter_map(Volume::poll_deadline);
+        let due = self.steady.raw(deadlines.min().unwrap_or(Instant::MAX));
+        self.pause(duration, false);
+        let (now, late) = (self.steady.at(end), end.since(due));
+        self.volumes.iter_mut().for_each(|volume| volume.handle_stall(now, late));
+    }
+
     pub(super) fn run_ms(&mut self, millis: u64) {
         self.run(Duration::from_millis(millis));
     }
@@ -724,7 +734,7 @@ impl World {
         &mut self.volumes[0]
     }
 
-    fn state_on(&self, lane: usize, path: usize) -> State {
+    pub(super) fn state_on(&self, lane: usize, path: usize) -> State {
         self.volumes[lane].engine.state(PathIndex::new(path))
     }
 
