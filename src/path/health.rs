@@ -1,8 +1,8 @@
 //! How long a path may owe an answer, and how far one that came back from suspicion is trusted.
 //!
 //! * [`Patience`]: a path is suspect when nothing has moved for 8 x its recent p99 while commands are
-//!   outstanding, but not before `suspect_after` (20 ms). "Recent" is the last thousand answers, but for the
-//!   slowest moments among them.
+//!   outstanding, but not before `suspect_after` (20 ms). "Recent" is the last two thousand answers, but for
+//!   the slowest moments among them.
 //! * [`Trust`]: a path that was suspect is active for reads first, then for one write at a time, then
 //!   fully. These are preferences: with no other path it carries everything.
 //! * [`command_timeout`]: the deadline of a command on a path, from its last progress.
@@ -22,13 +22,13 @@ const PATIENCE_MAX: Duration = Duration::from_secs(1);
 const PATIENCE_FACTOR: u32 = 8;
 /// Answers before the first estimate.
 const ANSWERS_FIRST: u32 = 64;
-/// Answers of a batch: its second slowest is its p99, its slowest its p99.5.
-const BATCH: u32 = 128;
+/// Answers of a batch: its third slowest is its p99, its second slowest its p99.5.
+const BATCH: u32 = 256;
 /// Batches that are remembered.
 const BATCHES: usize = 8;
 
 /// Estimates how long an answer of one path may take: reads and writes apart, since a path that is slow to
-/// write owes its reads no later. Recording costs two comparisons.
+/// write owes its reads no later. Recording costs a comparison.
 #[derive(Debug, Clone)]
 pub(super) struct Patience {
     reads: Window,
@@ -42,10 +42,9 @@ pub(super) struct Patience {
 /// slowest quarter of the batches is left out.
 #[derive(Debug, Clone)]
 struct Window {
-    /// Answers of the present batch, and the two slowest of them.
+    /// Answers of the present batch, and the slowest of them, the slowest first.
     count: u32,
-    slowest: Duration,
-    second: Duration,
+    slowest: [Duration; 3],
     /// p99 and p99.5 of the last batches, in a ring.
     batches: [(Duration, Duration); BATCHES],
     known: usize,
@@ -59,8 +58,7 @@ struct Window {
 impl Window {
     const NEW: Window = Window {
         count: 0,
-        slowest: Duration::ZERO,
-        second: Duration::ZERO,
+        slowest: [Duration::ZERO; 3],
         batches: [(Duration::ZERO, Duration::ZERO); BATCHES],
         known: 0,
         next: 0,
@@ -71,15 +69,21 @@ impl Window {
     /// Returns whether there is a new estimate.
     fn record(&mut self, latency: Duration) -> bool {
         self.count += 1;
-        self.second = self.second.max(latency.min(self.slowest));
-        self.slowest = self.slowest.max(latency);
+        if latency > self.slowest[2] {
+            let [first, second, _] = self.slowest;
+            self.slowest = match () {
+                () if latency > first => [latency, first, second],
+                () if latency > second => [first, latency, second],
+                () => [first, second, latency],
+            };
+        }
         if self.count == BATCH {
             self.close();
             return true;
         }
         let first = self.tails.is_none() && self.count == ANSWERS_FIRST;
         if first {
-            self.tails = Some((self.slowest, self.slowest));
+            self.tails = Some((self.slowest[0], self.slowest[0]));
         }
         first
     }
@@ -87,10 +91,11 @@ impl Window {
     /// A batch is full.
     #[cold]
     fn close(&mut self) {
-        self.batches[self.next] = (self.second, self.slowest);
+        let [_, second, third] = self.slowest;
+        self.batches[self.next] = (third, second);
         self.next = (self.next + 1) % BATCHES;
         self.known = (self.known + 1).min(BATCHES);
-        (self.count, self.slowest, self.second) = (0, Duration::ZERO, Duration::ZERO);
+        (self.count, self.slowest) = (0, [Duration::ZERO; 3]);
         self.excuse.1 = self.excuse.1.saturating_sub(1);
         let but_the_slowest = |of: fn(&(Duration, Duration)) -> Duration| {
             let mut all = [Duration::ZERO; BATCHES];
@@ -139,7 +144,7 @@ impl Patience {
         estimated && op == Op::Read
     }
 
-    /// A suspect path has answered after all: for the next thousand answers it is given twice that time, so
+    /// A suspect path has answered after all: for the next two thousand answers it is given twice that time, so
     /// that a path that has become slower is not suspected again for each command.
     pub(super) fn excuse(&mut self, op: Op, latency: Duration) {
         if let Some(window) = self.window(op) {
@@ -309,12 +314,12 @@ mod tests {
     /// Everything in flight was late at once, whyever, now and then: that is not what the path needs.
     #[test]
     fn moments_in_which_everything_stood_still_do_not_count() {
-        let mut p = after(MS(1), 1024);
+        let mut p = after(MS(1), 2048);
         for stall in 0..40 {
             record(&mut p, Op::Read, MS(150), 32);
             let patience = p.of(Op::Read);
             assert_eq!(patience, MS(8), "after {} stalls", stall + 1);
-            record(&mut p, Op::Read, MS(1), 992);
+            record(&mut p, Op::Read, MS(1), 2016);
         }
     }
 
@@ -333,26 +338,27 @@ mod tests {
     }
 
     #[test]
-    fn the_tails_are_those_of_a_hundred_and_twenty_eight() {
+    fn the_tails_are_those_of_the_batches_but_the_slowest() {
         let mut p = Patience::new();
-        (1..=128).for_each(|n| _ = p.record(Op::Read, MS(n)));
-        assert_eq!(p.reads.tails, Some((MS(127), MS(128))));
-        record(&mut p, Op::Read, MS(1), 128);
-        assert_eq!(p.reads.tails, Some((MS(127), MS(128))), "two batches: the slower one");
-        record(&mut p, Op::Read, MS(2), 256);
+        let mixed = |n: u64| 1 + n * 37 % 256;
+        (0..256).for_each(|n| _ = p.record(Op::Read, MS(mixed(n))));
+        assert_eq!(p.reads.tails, Some((MS(254), MS(255))));
+        record(&mut p, Op::Read, MS(1), 256);
+        assert_eq!(p.reads.tails, Some((MS(254), MS(255))), "two batches: the slower one");
+        record(&mut p, Op::Read, MS(2), 512);
         assert_eq!(p.reads.tails, Some((MS(2), MS(2))), "four: but for the slowest");
     }
 
     #[test]
     fn a_path_that_answers_late_is_given_more_time_for_a_while() {
-        let mut p = after(MS(1), 1024);
+        let mut p = after(MS(1), 2048);
         p.excuse(Op::Read, MS(3));
         assert_eq!(p.of(Op::Read), MS(8), "no less than before");
         p.excuse(Op::Read, MS(30));
         assert_eq!((p.of(Op::Read), p.of(Op::Write)), (MS(60), MS(8)));
         p.excuse(Op::Read, MS(900));
         assert_eq!(p.of(Op::Read), PATIENCE_UNKNOWN, "but not for ever");
-        record(&mut p, Op::Read, MS(1), 1023);
+        record(&mut p, Op::Read, MS(1), 2047);
         assert_eq!(p.of(Op::Read), PATIENCE_UNKNOWN);
         record(&mut p, Op::Read, MS(1), 1);
         assert_eq!(p.of(Op::Read), MS(8));
@@ -375,14 +381,14 @@ mod tests {
 
     #[test]
     fn patience_follows_a_path_that_becomes_faster_or_slower() {
-        let mut p = after(MS(50), 1024);
-        record(&mut p, Op::Read, MS(1), 640);
+        let mut p = after(MS(50), 2048);
+        record(&mut p, Op::Read, MS(1), 1280);
         assert_eq!(p.of(Op::Read), MS(400), "three of the last eight batches were slow");
-        record(&mut p, Op::Read, MS(1), 128);
+        record(&mut p, Op::Read, MS(1), 256);
         assert_eq!(p.of(Op::Read), MS(8));
-        record(&mut p, Op::Read, MS(20), 256);
+        record(&mut p, Op::Read, MS(20), 512);
         assert_eq!(p.of(Op::Read), MS(8), "a moment");
-        record(&mut p, Op::Read, MS(20), 128);
+        record(&mut p, Op::Read, MS(20), 256);
         assert_eq!(p.of(Op::Read), MS(160));
     }
 

@@ -246,6 +246,11 @@ pub(in crate::volume) fn suspect(v: &mut Volume, now: Instant, path: PathIndex, 
     link.debts = Debts::default();
     link.hung_at = hung_at;
     link.ask_at = now + v.spec.tunables.suspect_interval;
+    // Whether it is the unit or the whole target: the sooner it is asked, the sooner that is known.
+    if let Some(session) = link.session.as_mut() {
+        session.ping(now);
+        v.mark_link(path);
+    }
     v.owing.remove(path);
     move_reads(v, now);
 }
