@@ -44,6 +44,9 @@ pub struct Shared {
     pub asked: RefCell<Vec<Asked>>,
     /// Told when something above changed.
     pub changed: Notify,
+    /// How often targets have said that something changed; `news` is told.
+    changes: Cell<u64>,
+    news: Notify,
     /// Whether every lane has finished.
     pub drained: Cell<bool>,
     started: Instant,
@@ -67,6 +70,8 @@ impl Shared {
             plan: RefCell::new(Plan::new(&config)),
             asked: RefCell::new(vec![Asked::NotYet; config.portals.len()]),
             changed: Notify::new(),
+            changes: Cell::new(0),
+            news: Notify::new(),
             drained: Cell::new(false),
             started: Instant::now(),
             isids,
@@ -104,6 +109,25 @@ impl Shared {
         match index.and_then(|index| states.get_mut(index)) {
             Some(state) => change(state),
             None => Err(io::Error::other("this device has no state file")),
+        }
+    }
+
+    /// A target has said that something changed: whoever asks portals does it again.
+    pub fn discover_again(&self) {
+        self.changes.set(self.changes.get() + 1);
+        self.news.notify_waiters();
+    }
+
+    /// How often [`Shared::discover_again`] was called.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.get()
+    }
+
+    /// Until there was a change after the first `known` ones.
+    pub async fn change_after(&self, known: u64) {
+        while self.changes.get() == known {
+            self.news.notified().await;
         }
     }
 

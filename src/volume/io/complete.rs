@@ -9,7 +9,9 @@ use crate::path::{Ended, PathIndex, PathSet};
 use crate::session::{Completion, Residual};
 use crate::volume::request::{self, Flight, PartId, PartVerb, Verb};
 use crate::volume::table::Key;
-use crate::volume::{Level, Volume, abandon, alua, content, fencing, flush, health, link, probing};
+use crate::volume::{
+    Level, Volume, abandon, alua, content, fencing, flush, health, link, probing, rediscovery,
+};
 use crate::wire::nbd::NbdError;
 use crate::wire::scsi::{SenseKey, Status};
 
@@ -252,9 +254,10 @@ pub(in crate::volume) fn act(
         v.notice(now, Level::Warn, Some(path), "target reports", &outcome.to_string());
     }
     if actions.contains(Actions::REDISCOVER) {
-        // Portals are used only where they are configured: it is for the administrator to follow.
-        let why = format!("the target's portals have changed ({outcome}); try: mpio discover");
+        let why =
+            format!("what the target offers has changed ({outcome}): the portals are asked again");
         v.notice(now, Level::Warn, Some(path), "target reports", &why);
+        rediscovery::wanted(v, now);
     }
 }
 

@@ -15,6 +15,7 @@ pub(in crate::volume) mod health;
 pub(in crate::volume) mod idle;
 pub mod probe;
 pub(in crate::volume) mod probing;
+pub(in crate::volume) mod rediscovery;
 pub(in crate::volume) mod service;
 
 use crate::base::{Blame, Duration, Instant, TxQueue};

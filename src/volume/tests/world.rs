@@ -97,6 +97,8 @@ pub(super) struct World {
     recording: Vec<(Instant, usize, PathIndex, NexusRecord)>,
     /// Commands that were asked for.
     pub(super) commands: Vec<FenceCommand>,
+    /// When the portals were to be asked again.
+    pub(super) discoveries: Vec<Instant>,
     setup: Setup,
     clock: u64,
     steps: u32,
@@ -223,6 +225,7 @@ impl World {
             record_delay: Some(Duration::from_millis(2)),
             recording: Vec::new(),
             commands: Vec::new(),
+            discoveries: Vec::new(),
             setup,
             clock: 0,
             steps: 0,
@@ -462,6 +465,7 @@ impl World {
             },
             Action::ForgetNexus(gone) => self.state.retain(|record| *record != gone),
             Action::RunFenceCommand(command) => self.commands.push(command),
+            Action::Discover => self.discoveries.push(self.now),
         }
     }
 
