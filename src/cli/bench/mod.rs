@@ -128,7 +128,7 @@ impl Bench<'_> {
     fn series(&self, report: Option<ReportFile>) -> Result<(), Failure> {
         let managed = self.target.managed.as_ref().expect("--per-path is only for a device");
         let interrupts = Interrupts::catch()?;
-        let before = Before::of(managed)?;
+        let before = Before::of(managed, &interrupts)?;
         let variants = before.variants()?;
         self.say(&format!(
             "{}: {}, {} s each: {}\n",
@@ -157,7 +157,7 @@ impl Bench<'_> {
         runs: &mut Vec<Varied>,
     ) -> Result<(), Failure> {
         for variant in variants {
-            before.apply(&variant, interrupts)?;
+            before.apply(&variant)?;
             output::progress_line(&format!("{} …", variant.name()));
             let run = self.measure(interrupts)?;
             let interrupted = run.interrupted;

@@ -50,6 +50,7 @@ pub struct Shared {
     /// Whether every lane has finished.
     pub drained: Cell<bool>,
     started: Instant,
+    memory_locked: bool,
     isids: Isids,
     lanes: RefCell<Vec<LaneHandle>>,
     events: RefCell<VecDeque<api::Event>>,
@@ -74,6 +75,7 @@ impl Shared {
             news: Notify::new(),
             drained: Cell::new(false),
             started: Instant::now(),
+            memory_locked: false,
             isids,
             lanes: RefCell::new(lanes),
             events: RefCell::default(),
@@ -83,6 +85,13 @@ impl Shared {
             tunables: RefCell::new(config.devices.iter().map(|d| d.tunables.clone()).collect()),
             config,
         }
+    }
+
+    /// Remembers whether the process has locked its memory.
+    #[must_use]
+    pub fn memory_locked(mut self, locked: bool) -> Shared {
+        self.memory_locked = locked;
+        self
     }
 
     /// With what an earlier process has left behind (nothing, where ISIDs are random), and the way to who
@@ -302,6 +311,7 @@ impl Shared {
             pid: std::process::id(),
             uptime_s: (self.started.elapsed().as_secs_f64() * 10.0).round() / 10.0,
             config: self.config.file.as_ref().map(|file| file.display().to_string()),
+            memory_locked: self.memory_locked,
             io: match self.lanes().first().map(LaneHandle::io) {
                 Some(Io::Epoll) => api::Io::Epoll,
                 Some(Io::Uring | Io::Best) | None => api::Io::Uring,
