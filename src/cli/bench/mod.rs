@@ -128,7 +128,7 @@ impl Bench<'_> {
     fn series(&self, report: Option<ReportFile>) -> Result<(), Failure> {
         let managed = self.target.managed.as_ref().expect("--per-path is only for a device");
         let interrupts = Interrupts::catch()?;
-        let before = Before::of(managed)?;
+        let before = Before::of(managed, &interrupts)?;
         let variants = before.variants()?;
         let (rounds, seconds) = rounds(self.load.seconds);
         self.say(&format!(
@@ -160,7 +160,7 @@ impl Bench<'_> {
         let load = Load { seconds, ..self.load.clone() };
         for round in 0..rounds {
             for (index, variant) in variants.iter().enumerate() {
-                before.apply(variant, interrupts)?;
+                before.apply(variant)?;
                 output::progress_line(&format!(
                     "round {} of {rounds}: {} …",
                     round + 1,

@@ -4,9 +4,10 @@
 //! an interrupt or an error, it is put back as it was: [`Before`] does that when it goes out of scope.
 
 use super::run::{Interrupts, Run};
-use super::target::Managed;
+use super::target::{Managed, until_interrupted};
 use crate::api::{Command, DeviceStatus, Outcome, PathAction, PathState, PolicyStatus};
-use crate::cli::{Failure, client, output};
+use crate::cli::client::{self, Wait};
+use crate::cli::{Failure, output};
 use crate::path::Policy;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,10 @@ use std::time::{Duration, Instant};
 const ROUNDS: u64 = 3;
 /// How long a path may take to drain or to come back.
 const SETTLE: Duration = Duration::from_secs(30);
+/// The same when the device is put back, unless somebody interrupts that too.
+const SETTLE_BACK: Duration = Duration::from_secs(10);
+/// A daemon that does not answer for so long while the device is put back is left alone.
+const BACK: Duration = Duration::from_secs(3);
 /// How often it is looked at meanwhile.
 const LOOK: u16 = 50;
 
@@ -98,7 +103,9 @@ pub struct Before<'a> {
     policy: PolicyStatus,
     /// Paths that were not disabled.
     paths: Vec<String>,
-    restored: bool,
+    interrupts: &'a Interrupts,
+    /// It is being put back, or has been: an interrupt does not end that.
+    restoring: bool,
 }
 
 impl<'a> Before<'a> {
@@ -106,9 +113,11 @@ impl<'a> Before<'a> {
     ///
     /// # Errors
     /// When the daemon cannot be asked, or there are fewer than two paths to compare.
-    pub fn of(managed: &'a Managed) -> Result<Before<'a>, Failure> {
-        let policy = ask_policy(managed, None, None)?;
-        let status = managed.status()?;
+    pub fn of(managed: &'a Managed, interrupts: &'a Interrupts) -> Result<Before<'a>, Failure> {
+        let go_on = || !interrupts.pending();
+        let wait = until_interrupted(&go_on);
+        let policy = ask_policy(managed, None, None, &wait)?;
+        let status = managed.status(&wait)?;
         let enabled = status.paths.iter().filter(|path| path.state != PathState::Disabled);
         let usable = status.paths.iter().filter(|path| is_usable(path.state)).count();
         if usable < 2 {
@@ -119,7 +128,23 @@ impl<'a> Before<'a> {
             )));
         }
         let paths = enabled.map(|path| path.name.clone()).collect();
-        Ok(Before { managed, policy, paths, restored: false })
+        Ok(Before { managed, policy, paths, interrupts, restoring: false })
+    }
+
+    /// Calls `ask` with how long the daemon is waited for now.
+    fn asking<T>(&self, ask: impl FnOnce(&Wait<'_>) -> T) -> T {
+        match self.restoring {
+            true => ask(&Wait { limit: BACK, go_on: &|| true }),
+            false => ask(&until_interrupted(&|| !self.interrupts.pending())),
+        }
+    }
+
+    fn status(&self) -> Result<DeviceStatus, Failure> {
+        self.asking(|wait| self.managed.status(wait))
+    }
+
+    fn policy(&self, policy: String, prefer: Option<String>) -> Result<PolicyStatus, Failure> {
+        self.asking(|wait| ask_policy(self.managed, Some(policy), prefer, wait))
     }
 
     /// Everything that is to be compared: usable paths, then policies.
@@ -127,7 +152,7 @@ impl<'a> Before<'a> {
     /// # Errors
     /// When the daemon cannot be asked.
     pub fn variants(&self) -> Result<Vec<Variant>, Failure> {
-        let status = self.managed.status()?;
+        let status = self.status()?;
         let usable = status.paths.into_iter().filter(|path| is_usable(path.state));
         let paths = usable.map(|path| Variant::Path(path.name));
         let policies = Policy::ALL.iter().map(|policy| Variant::Policy(policy.name().to_owned()));
@@ -138,33 +163,28 @@ impl<'a> Before<'a> {
     ///
     /// # Errors
     /// When the daemon refuses, or a path does not follow within 30 s.
-    pub fn apply(&self, variant: &Variant, interrupts: &Interrupts) -> Result<(), Failure> {
+    pub fn apply(&self, variant: &Variant) -> Result<(), Failure> {
         match variant {
             Variant::Path(alone) => {
                 // First the one that stays: the last usable path cannot be disabled.
-                self.set(std::slice::from_ref(alone), PathAction::Enable, interrupts)?;
+                self.set(std::slice::from_ref(alone), PathAction::Enable)?;
                 let others = self.paths.iter().filter(|path| *path != alone).cloned();
-                self.set(&others.collect::<Vec<_>>(), PathAction::Disable, interrupts)
+                self.set(&others.collect::<Vec<_>>(), PathAction::Disable)
             }
             Variant::Policy(policy) => {
-                self.set(&self.paths, PathAction::Enable, interrupts)?;
-                ask_policy(self.managed, Some(policy.clone()), None).map(|_| ())
+                self.set(&self.paths, PathAction::Enable)?;
+                self.policy(policy.clone(), None).map(|_| ())
             }
         }
     }
 
     /// Enables or disables those of `paths` that are not so, and waits until they are.
-    fn set(
-        &self,
-        paths: &[String],
-        action: PathAction,
-        interrupts: &Interrupts,
-    ) -> Result<(), Failure> {
+    fn set(&self, paths: &[String], action: PathAction) -> Result<(), Failure> {
         let done = |state| match action {
             PathAction::Disable => state == PathState::Disabled,
             PathAction::Enable | PathAction::Recheck => is_usable(state),
         };
-        let status = self.managed.status()?;
+        let status = self.status()?;
         for path in missing(&status, paths, done) {
             // Enabling a path that is merely down would only restart its connection.
             let disabled = state_of(&status, &path) == Some(PathState::Disabled);
@@ -174,7 +194,7 @@ impl<'a> Before<'a> {
         }
         let until = Instant::now() + SETTLE;
         loop {
-            let missing = missing(&self.managed.status()?, paths, done);
+            let missing = missing(&self.status()?, paths, done);
             let Some(path) = missing.first() else { return Ok(()) };
             if Instant::now() > until {
                 return Err(Failure::failed(format!(
@@ -183,7 +203,7 @@ impl<'a> Before<'a> {
                     self.managed.name
                 )));
             }
-            if interrupts.came(LOOK) {
+            if self.interrupts.came(LOOK) {
                 return Err(interrupted());
             }
         }
@@ -192,7 +212,8 @@ impl<'a> Before<'a> {
     fn command(&self, path: &str, action: PathAction) -> Result<(), Failure> {
         let device = self.managed.name.clone();
         let command = Command::Path { device, path: path.to_owned(), action, force: false };
-        match client::ask(self.managed.control.as_deref(), command)? {
+        let control = self.managed.control.as_deref();
+        match self.asking(|wait| client::ask_while(control, command, wait))? {
             Outcome::Done {} => Ok(()),
             _ => Err(client::unexpected()),
         }
@@ -207,7 +228,7 @@ impl<'a> Before<'a> {
     }
 
     fn put_back(&mut self) -> Result<(), Failure> {
-        if std::mem::replace(&mut self.restored, true) {
+        if std::mem::replace(&mut self.restoring, true) {
             return Ok(());
         }
         self.try_put_back().map_err(|mut failure| {
@@ -215,28 +236,38 @@ impl<'a> Before<'a> {
                 *why = format!("device {}: not everything is as it was: {why}", self.managed.name);
             }
             failure.messages.push(format!(
-                "device {}: before it had policy {} and these paths enabled: {}; \
-                 try: mpio policy, mpio path",
+                "device {}: it is put back by hand by; try: {}",
                 self.managed.name,
-                self.policy.policy,
-                self.paths.join(" ")
+                self.by_hand().join("; ")
             ));
             failure
         })
     }
 
+    /// The commands that put it back.
+    fn by_hand(&self) -> Vec<String> {
+        let (device, PolicyStatus { policy, prefer, .. }) = (&self.managed.name, &self.policy);
+        let prefer = prefer.as_ref().map_or(String::new(), |path| format!(" --prefer {path}"));
+        let paths = self.paths.iter().map(|path| format!("mpio path {device} {path} enable"));
+        paths.chain([format!("mpio policy {device} {policy}{prefer}")]).collect()
+    }
+
     fn try_put_back(&self) -> Result<(), Failure> {
         let mut failed = None;
-        let now = self.managed.status()?;
+        let now = self.status()?;
+        // One that does not answer any more is not asked for everything else.
+        let hangs = |failed: &Option<Failure>| failed.as_ref().is_some_and(|f| f.code == 3);
         for path in &self.paths {
-            if state_of(&now, path) == Some(PathState::Disabled) {
+            if state_of(&now, path) == Some(PathState::Disabled) && !hangs(&failed) {
                 failed = self.command(path, PathAction::Enable).err().or(failed);
             }
         }
-        let PolicyStatus { policy, prefer, .. } = self.policy.clone();
-        failed = ask_policy(self.managed, Some(policy), prefer).err().or(failed);
+        if !hangs(&failed) {
+            let PolicyStatus { policy, prefer, .. } = self.policy.clone();
+            failed = self.policy(policy, prefer).err().or(failed);
+        }
         // A path that is merely down is not ours to wait for: as long as it is not disabled any more.
-        let until = Instant::now() + SETTLE;
+        let until = Instant::now() + SETTLE_BACK;
         let settled = |path: &crate::api::PathStatus| {
             !self.paths.contains(&path.name)
                 || is_usable(path.state)
@@ -244,10 +275,9 @@ impl<'a> Before<'a> {
         };
         while failed.is_none()
             && Instant::now() < until
-            && !self.managed.status()?.paths.iter().all(settled)
-        {
-            std::thread::sleep(Duration::from_millis(LOOK.into()));
-        }
+            && !self.status()?.paths.iter().all(settled)
+            && !self.interrupts.came(LOOK)
+        {}
         failed.map_or(Ok(()), Err)
     }
 }
@@ -270,10 +300,11 @@ fn ask_policy(
     managed: &Managed,
     policy: Option<String>,
     prefer: Option<String>,
+    wait: &Wait<'_>,
 ) -> Result<PolicyStatus, Failure> {
     let device = managed.name.clone();
     let command = Command::Policy { device, policy, weights: Default::default(), prefer };
-    match client::ask(managed.control.as_deref(), command)? {
+    match client::ask_while(managed.control.as_deref(), command, wait)? {
         Outcome::Policy(status) => Ok(status),
         _ => Err(client::unexpected()),
     }
