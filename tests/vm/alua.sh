@@ -109,8 +109,8 @@ for state in standby:2 unavailable:3; do
   shown $two standby "${state%:*}" 12
   all_on $one $two
 done
-say "group 11, the only one that serves, takes three seconds to be optimized"
-set_group one trans_delay_msecs 3000
+say "group 11, the only one that serves, takes six seconds to be optimized"
+set_group one trans_delay_msecs 6000
 set_group one alua_access_state 0 &
 change=$!
 shown $one standby transitioning 11

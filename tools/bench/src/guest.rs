@@ -1,6 +1,7 @@
 //! The kernel's own stack: measured in the virtual machine of `tools/vm`, in one boot, by `guest.sh`.
 //!
-//! It is emulated, so only ratios say something, and what they say is how much work each stack is.
+//! It is emulated, so only ratios say something, and what they say is how much work each stack is: once with a clock that
+//! counts instructions, which says the same on a busy and on an idle host, and once with the host's.
 
 use crate::measure::{Load, Measured};
 use crate::plan::{Effort, load};
@@ -29,17 +30,23 @@ struct Match {
     pair: [&'static str; 2],
 }
 
+impl Match {
+    fn title(&self, how: &str) -> String {
+        format!("virtual machine, {how}: {}", self.title)
+    }
+}
+
 const MATCHES: [Match; 3] = [
     Match {
-        title: "virtual machine: mpio with nbd-client : open-iscsi with dm-multipath, two paths",
+        title: "mpio with nbd-client : open-iscsi with dm-multipath, two paths",
         pair: ["mpio", "dm-multipath"],
     },
     Match {
-        title: "virtual machine: mpio with nbd-client, two paths : open-iscsi, one path",
+        title: "mpio with nbd-client, two paths : open-iscsi, one path",
         pair: ["mpio", "one-path"],
     },
     Match {
-        title: "virtual machine: mpio, two paths : qemu-nbd with libiscsi, one path, both with nbd-client",
+        title: "mpio, two paths : qemu-nbd with libiscsi, one path, both with nbd-client",
         pair: ["mpio", "qemu-nbd"],
     },
 ];
@@ -47,7 +54,7 @@ const MATCHES: [Match; 3] = [
 /// Whether a comparison's title contains `part`.
 #[must_use]
 pub fn is_named(part: &str) -> bool {
-    MATCHES.iter().any(|one| one.title.contains(part))
+    ["counted", "timed"].iter().any(|how| MATCHES.iter().any(|one| one.title(how).contains(part)))
 }
 
 /// Boots, measures everything; the part of the results from its heading on.
@@ -55,16 +62,43 @@ pub fn is_named(part: &str) -> bool {
 /// # Errors
 /// When the machine does not come up, or a contender fails or gives back other bytes than were written.
 pub fn play(root: &Path, env: &Env, effort: Effort, about: &str) -> Result<String, BenchError> {
-    let failed = |error: mpio_vm::Error| BenchError::Failed(error.to_string());
-    let kernel = Kernel::find(&Kernel::cache_directory()).map_err(failed)?;
+    let kernel = Kernel::find(&Kernel::cache_directory())
+        .map_err(|error| BenchError::Failed(error.to_string()))?;
     let version = kernel.version.clone();
-    let share = env.directory.join("vm");
+    // What is counted is the same each time.
+    let once = Effort { seconds: 1, turns: 1, ..effort };
+    let counted = measured(root, env, once, &kernel, true)?;
+    let timed = measured(root, env, effort, &kernel, false)?;
+    Ok(format!(
+        "{HEADING}\n\n{about} Linux {version} of Debian under QEMU without KVM; one logical unit behind two tgtd, fio \
+         (libaio, direct), everybody in turn in one boot. A run alone: `cargo run --release -p mpio-bench -- --vm`.\n\n\
+         *Counted*: time inside is a count of instructions, 500 for a microsecond, on one processor: a rate says how many \
+         instructions of all programs and of the kernel a request takes, whatever else the host does.\n\n{}\
+         *Timed*: two processors and the host's clock. Emulation makes everything several times slower, waking another \
+         processor most of all.\n\n{}",
+        tables("counted", &counted),
+        tables("timed", &timed)
+    ))
+}
+
+/// One boot of `guest.sh`.
+fn measured(
+    root: &Path,
+    env: &Env,
+    effort: Effort,
+    kernel: &Kernel,
+    counted: bool,
+) -> Result<Vec<Row>, BenchError> {
+    let share = env.directory.join(if counted { "counted" } else { "timed" });
     std::fs::create_dir_all(&share).map_err(io(share.display().to_string()))?;
-    let mut boot = Boot::new(kernel, &share, root.join("tools/bench/guest.sh"));
+    let mut boot = Boot::new(kernel.clone(), &share, root.join("tools/bench/guest.sh"));
     boot.files = vec![root.join("tests/vm/lib.sh"), env.bin.join("mpio")];
     boot.arguments = vec![effort.seconds.to_string(), effort.turns.to_string()];
     boot.arguments.extend(LOADS.iter().map(argument));
     boot.time_limit = time_limit(effort);
+    if counted {
+        (boot.counted, boot.processors) = (true, 1);
+    }
     let mut said = Vec::new();
     let outcome = boot.run(&mut |at, line| {
         if let Line::Console(text) = line {
@@ -74,21 +108,14 @@ pub fn play(root: &Path, env: &Env, effort: Effort, about: &str) -> Result<Strin
             }
         }
     });
-    let outcome = outcome.map_err(failed)?;
+    let outcome = outcome.map_err(|error| BenchError::Failed(error.to_string()))?;
     if outcome.code != 0 {
         let tail = said[said.len().saturating_sub(60)..].join("\n");
         return Err(BenchError::Failed(format!("guest.sh ended with {}:\n{tail}", outcome.code)));
     }
     let rows = share.join("out/rows.jsonl");
     let rows = std::fs::read_to_string(&rows).map_err(io(rows.display().to_string()))?;
-    let rows = parse(&rows, effort.turns)?;
-    Ok(format!(
-        "{HEADING}\n\n{about} Linux {version} of Debian under QEMU without KVM, two processors; one boot, one \
-         logical unit behind two tgtd, fio (libaio, direct). Emulation makes everything several times slower and \
-         processor time dear, so ratios say how much work a stack is. A run alone: `cargo run --release -p \
-         mpio-bench -- --vm`.\n\n{}",
-        tables(&rows)
-    ))
+    parse(&rows, effort.turns)
 }
 
 /// As `guest.sh` takes it.
@@ -97,10 +124,10 @@ fn argument(load: &Load) -> String {
     format!("{}:{}:{}", if load.write { "write" } else { "read" }, load.size, load.depth)
 }
 
-/// Generous: half a minute for each check, and ten seconds beside what a turn measures.
+/// Generous: half a minute for each check, and as long beside what a turn measures.
 fn time_limit(effort: Effort) -> Duration {
     let sets = LOADS.len() as u32 * 4;
-    Duration::from_secs((240 + sets * (30 + effort.turns * (effort.seconds + 10))).into())
+    Duration::from_secs((240 + sets * (30 + effort.turns * (effort.seconds + 30))).into())
 }
 
 /// What the guest measured: a load, a contender, one turn.
@@ -144,12 +171,13 @@ fn of(rows: &[Row], load: &Load, contender: &str) -> Vec<Measured> {
     rows.map(|row| row.measured).collect()
 }
 
-fn tables(rows: &[Row]) -> String {
+fn tables(how: &str, rows: &[Row]) -> String {
     let mut out = String::new();
     for one in &MATCHES {
-        let _ = write!(out, "## {}\n\n{}", one.title, table::head(one.pair));
+        let _ = write!(out, "## {}\n\n{}", one.title(how), table::head(one.pair));
         for load in &LOADS {
-            let _ = writeln!(out, "{}", table::row(*load, &one.pair.map(|who| of(rows, load, who))));
+            let _ =
+                writeln!(out, "{}", table::row(*load, &one.pair.map(|who| of(rows, load, who))));
         }
         out.push('\n');
     }
@@ -180,11 +208,14 @@ mod tests {
 
     #[test]
     fn rows_become_tables() {
-        let tables = tables(&parse(&rows(3), 3).unwrap());
+        let tables = tables("timed", &parse(&rows(3), 3).unwrap());
         for ratio in ["**2.00** (2.00-2.00)", "**4.00** (4.00-4.00)", "**8.00** (8.00-8.00)"] {
             assert_eq!(tables.matches(ratio).count(), LOADS.len(), "{ratio} in\n{tables}");
         }
-        assert!(tables.contains("| 4k write, depth 1 |") && tables.contains(" 200, 10 / 20 |"), "{tables}");
+        assert!(
+            tables.contains("| 4k write, depth 1 |") && tables.contains(" 200, 10 / 20 |"),
+            "{tables}"
+        );
     }
 
     #[test]

@@ -193,7 +193,8 @@ impl Match {
             Behind::Tgtd => Storage::tgtd(env)?,
         };
         let pair = [self.first.start(env, &storage)?, self.second.start(env, &storage)?];
-        let mut out = format!("## {}\n\n{}", self.title, table::head(pair.each_ref().map(Contender::name)));
+        let mut out =
+            format!("## {}\n\n{}", self.title, table::head(pair.each_ref().map(Contender::name)));
         for load in &self.loads[..count] {
             let row = turns(env, &pair, *load, effort)?;
             eprintln!("{}: {row}", self.title);
