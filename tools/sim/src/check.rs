@@ -2,8 +2,9 @@
 //! targets executed; nothing of the product's own reasoning.
 
 use crate::history::{Cell, ZERO};
-use crate::load::{Asked, Kind, Load, value};
-use crate::world::World;
+use crate::load::{Asked, CELL, Kind, Load, content, value};
+use crate::world::{World, theirs};
+use mpio::base::Duration;
 use mpio_target::Record;
 use std::collections::HashMap;
 
@@ -31,6 +32,8 @@ pub enum Rule {
     Hedges,
     /// Slots, queues and memory return to where they began.
     Tidy,
+    /// A unit that only looks alike carries no I/O.
+    Apart,
     /// No target saw the standard broken, no client did.
     Protocol,
     /// The product panicked, or is in a busy loop.
@@ -47,21 +50,39 @@ impl Rule {
             Rule::Alive => "after everything healed, something did not come back",
             Rule::Hedges => "more reads were copied than the budget has",
             Rule::Tidy => "something was left behind",
+            Rule::Apart => "a unit that only looks alike was merged into the device",
             Rule::Protocol => "a peer saw the protocol broken",
             Rule::Panic => "the product panicked",
         }
     }
 }
 
-/// Every read of every cell.
+/// Every read of every cell. Where ranges may be released without a proof (`released_after` so long in doubt),
+/// what a late execution explains is left out.
 ///
 /// # Errors
 /// The first cell that cannot be explained.
-pub fn order(w: &World, load: &Load) -> Result<(), Broken> {
-    let broken = |(what, cell)| Broken { rule: Rule::Order, what, cells: Some((cell, 1)) };
-    if let Some(found) = load.broken.clone() {
-        return Err(broken(found));
+pub fn order(w: &World, load: &Load, released_after: Option<Duration>) -> Result<(), Broken> {
+    if let Some((what, cell)) = load.broken.clone() {
+        return Err(Broken { rule: Rule::Order, what, cells: Some((cell, 1)) });
     }
+    let found = explained(w, load, |_, _, _| false);
+    match released_after {
+        Some(after) if found.is_err() => {
+            let late = Late::new(w, load, after);
+            explained(w, load, |seen, cell, journal| late.explains(seen, cell, journal))
+        }
+        _ => found,
+    }
+}
+
+/// The same, but for reads that `excused` takes out: value, cell, commands executed until the answer.
+fn explained(
+    w: &World,
+    load: &Load,
+    excused: impl Fn(u64, u64, u64) -> bool,
+) -> Result<(), Broken> {
+    let broken = |(what, cell)| Broken { rule: Rule::Order, what, cells: Some((cell, 1)) };
     let mut cells: HashMap<u64, Cell> = HashMap::new();
     for (token, asked) in load.asked.iter().enumerate() {
         let good = asked.answer.as_ref().filter(|answer| answer.good);
@@ -83,7 +104,9 @@ pub fn order(w: &World, load: &Load) -> Result<(), Broken> {
                 Kind::Read => {
                     let Some(answer) = good else { continue };
                     let seen = answer.seen[(cell - asked.first) as usize];
-                    history.read(seen, asked.began, answer.ended);
+                    if !excused(seen, cell, answer.journal) {
+                        history.read(seen, asked.began, answer.ended);
+                    }
                 }
             }
         }
@@ -96,6 +119,76 @@ pub fn order(w: &World, load: &Load) -> Result<(), Broken> {
         }
     }
     Ok(())
+}
+
+/// Writes that a target executed so late that their ranges may have been released without a proof before.
+struct Late<'a> {
+    load: &'a Load,
+    after: Duration,
+    /// Executed commands that change the medium: the cells, and which write it was, if one can be told.
+    executed: Vec<(Record, (u64, u64), Option<usize>)>,
+}
+
+impl Late<'_> {
+    fn new<'a>(w: &World, load: &'a Load, after: Duration) -> Late<'a> {
+        let mut whole: HashMap<u32, usize> = HashMap::new();
+        for (token, asked) in load.asked.iter().enumerate() {
+            if let Kind::Write { checksum, .. } = asked.kind {
+                whole.insert(checksum, token);
+            }
+        }
+        let size = u64::from(w.pair.config().block_size) / CELL;
+        let mut executed = Vec::new();
+        for record in w.records().into_iter().filter(|r| !SYNCS.contains(&r.opcode)) {
+            let cells = (record.lba * size, (record.lba + record.blocks) * size);
+            let token = whole.get(&record.checksum).copied();
+            let token = token.or_else(|| part_of(load, cells, record.checksum));
+            executed.push((record, cells, token));
+        }
+        Late { load, after, executed }
+    }
+
+    /// Whether what was read in a cell, by a read that was answered when the targets had executed `journal`
+    /// commands, may have come there late: the write had been answered or given up, and its range released.
+    fn explains(&self, seen: u64, cell: u64, journal: u64) -> bool {
+        let could = |token: usize, record: &Record| {
+            let asked = &self.load.asked[token];
+            let answered = asked.answer.as_ref().is_none_or(|a| a.journal <= record.sequence);
+            answered && record.executed_at >= theirs(asked.at + self.after)
+        };
+        let late = |(record, (from, to), token): &(Record, (u64, u64), Option<usize>)| {
+            if record.sequence >= journal || !(*from..*to).contains(&cell) {
+                return false;
+            }
+            match (seen >> 16).checked_sub(1) {
+                // What belongs to no write is the repair of several, or zeros.
+                Some(writer) => {
+                    let writer = writer as usize;
+                    token.is_none_or(|token| token == writer) && could(writer, record)
+                }
+                None => token.is_none() && self.zeros(cell).any(|token| could(token, record)),
+            }
+        };
+        self.executed.iter().any(late)
+    }
+
+    fn zeros(&self, cell: u64) -> impl Iterator<Item = usize> {
+        let zeros = move |asked: &Asked| {
+            matches!(asked.kind, Kind::Zero { .. } | Kind::Trim)
+                && (asked.first..asked.first + asked.cells).contains(&cell)
+        };
+        (0..self.load.asked.len()).filter(move |token| zeros(&self.load.asked[*token]))
+    }
+}
+
+/// The write that these cells with this checksum are a part of.
+fn part_of(load: &Load, (from, to): (u64, u64), checksum: u32) -> Option<usize> {
+    load.asked.iter().enumerate().position(|(token, asked)| {
+        matches!(asked.kind, Kind::Write { .. })
+            && asked.first <= from
+            && to <= asked.first + asked.cells
+            && crc32c::crc32c(&content(token, from, to)) == checksum
+    })
 }
 
 /// When everything is healed and repaired, each cell holds what was written last: the requests from `last`
@@ -207,6 +300,17 @@ pub fn hedges(w: &World) -> Result<(), Broken> {
         }
     }
     Ok(())
+}
+
+/// A unit of the same names and other content was never used.
+///
+/// # Errors
+/// How it was.
+pub fn apart(w: &World) -> Result<(), Broken> {
+    match w.merged() {
+        None => Ok(()),
+        Some(what) => Err(Broken { rule: Rule::Apart, what, cells: None }),
+    }
 }
 
 /// Nothing is left in any table, and nobody complains.

@@ -115,9 +115,11 @@ impl Run<'_> {
         let last = self.load.asked.len();
         self.last_reads()?;
         self.leave()?;
-        match self.plan.releases() {
-            true => check::at_the_end(&self.load, last)?,
-            false => check::order(&self.world, &self.load)?,
+        check::apart(&self.world)?;
+        check::order(&self.world, &self.load, self.plan.released_after())?;
+        // What a daemon watched dies with it.
+        if self.world.daemon_lives() == 1 {
+            check::at_the_end(&self.load, last)?;
         }
         check::stable(&self.world, &self.load)?;
         check::hedges(&self.world)?;

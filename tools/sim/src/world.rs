@@ -33,6 +33,9 @@ use std::sync::Arc;
 /// Steps at one instant before it counts as a busy loop.
 const STEPS_MAX: u32 = 20_000;
 
+/// The node that only looks like one of the pair.
+pub const LOOK_ALIKE: usize = 2;
+
 /// A bug of the driver, planted to show that it would be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DriverBug {
@@ -130,11 +133,15 @@ pub struct World {
     pub pair: Pair,
     /// Another pair that says it is something else: a node may start as one of it.
     impostor: Option<Pair>,
-    /// The target processes that run.
-    pub nodes: [Option<Node>; 2],
-    boots: [u32; 2],
+    /// A pair that says it is the same: see [`World::show_look_alike`].
+    look_alike: Option<Pair>,
+    /// The first path that carried I/O to it.
+    merged: Option<String>,
+    /// The target processes that run: two, and at [`LOOK_ALIKE`] one that only looks like one of them.
+    pub nodes: [Option<Node>; 3],
+    boots: [u32; 3],
     /// A node that went down without a word: nothing answers at its address.
-    dark: [bool; 2],
+    dark: [bool; 3],
     /// A node that shows another unit.
     another: [bool; 2],
     /// Since when, and until when, in commands executed by the pair, a lane had no session in service with a node.
@@ -159,6 +166,8 @@ pub struct World {
     /// NBD clients, those that are gone too.
     pub peers: Vec<Peer>,
     finished: VecDeque<Finished>,
+    /// A client has had a good answer.
+    used: bool,
     /// What the product told, newest last.
     pub log: Vec<Notice>,
     /// Connections that were asked for.
@@ -222,13 +231,15 @@ impl World {
     #[must_use]
     pub fn cold(setup: Setup) -> World {
         let pair = Pair::new(setup.pair.clone()).expect("a pair");
-        let nodes = [Some(pair.node(0, 1)), Some(pair.node(1, 1))];
+        let nodes = [Some(pair.node(0, 1)), Some(pair.node(1, 1)), None];
         let mut world = World {
             now: Instant::from_millis(1_000_000),
             nodes,
             impostor: None,
-            boots: [0; 2],
-            dark: [false; 2],
+            look_alike: None,
+            merged: None,
+            boots: [0; 3],
+            dark: [false; 3],
             another: [false; 2],
             out_of_reach: Default::default(),
             volumes: Vec::new(),
@@ -244,6 +255,7 @@ impl World {
             segment: 64 * 1024,
             peers: Vec::new(),
             finished: VecDeque::new(),
+            used: false,
             log: Vec::new(),
             connects: Vec::new(),
             drained: Vec::new(),
@@ -327,6 +339,12 @@ impl World {
         !self.volumes.is_empty()
     }
 
+    /// How many daemons there have been.
+    #[must_use]
+    pub fn daemon_lives(&self) -> u64 {
+        self.lives
+    }
+
     // --- time
 
     /// Everything that is due now, until nothing moves.
@@ -344,6 +362,7 @@ impl World {
             }
             moved |= self.peers_turn();
             self.watch_reach();
+            self.watch_look_alike();
             if !moved {
                 return;
             }
@@ -452,6 +471,12 @@ impl World {
 
     // --- what can be seen
 
+    /// Whether a client has used the device that the daemon serves.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.used
+    }
+
     /// Ranges that were released without a proof are still looked after.
     #[must_use]
     pub fn watches(&self) -> bool {
@@ -534,6 +559,7 @@ impl World {
         peer.poll();
         while let Some(done) = peer.answers.pop_front() {
             self.clock += 1;
+            self.used |= done.result.is_ok();
             self.finished.push_back(Finished {
                 peer: index,
                 token: done.token,
