@@ -233,6 +233,20 @@ pub fn at_the_end(load: &Load, last: usize) -> Result<(), Broken> {
 /// SYNCHRONIZE CACHE, both forms.
 const SYNCS: [u8; 2] = [0x35, 0x91];
 
+/// A target that lets a flush wait for longer counts as one that cannot be reached, until it answers one.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether a flush has waited in vain for a target, and none was answered there before this one began.
+fn let_one_wait(load: &Load, syncs: &[&Record], node: u8, flush: &Asked) -> bool {
+    load.asked.iter().filter(|other| other.kind == Kind::Flush).any(|other| {
+        let (Some(answer), Some(end)) = (&other.answer, &flush.answer) else { return false };
+        let since = |s: &&&Record| (answer.journal..flush.journal).contains(&s.sequence);
+        answer.at - other.at >= FLUSH_PATIENCE
+            && answer.at <= end.at
+            && !syncs.iter().filter(since).any(|s| s.nexus.node == node)
+    })
+}
+
 /// A write that was answered before a flush began is stable once that was answered: the target that executed
 /// it was flushed after it, or was out of reach then and the other one was flushed.
 ///
@@ -250,7 +264,8 @@ pub fn stable(w: &World, load: &Load) -> Result<(), Broken> {
     }
     let syncs: Vec<&Record> = records.iter().filter(|r| SYNCS.contains(&r.opcode)).collect();
     let good = |asked: &&Asked| asked.answer.as_ref().is_some_and(|a| a.good);
-    for flush in load.asked.iter().filter(|a| a.kind == Kind::Flush).filter(good) {
+    let flushes = load.asked.iter().enumerate().filter(|(_, a)| a.kind == Kind::Flush);
+    for (number, flush) in flushes.filter(|(_, a)| good(a)) {
         let end = flush.answer.as_ref().map_or(0, |a| a.journal);
         for (token, write) in load.asked.iter().enumerate() {
             let Kind::Write { checksum, fua } = write.kind else { continue };
@@ -264,14 +279,15 @@ pub fn stable(w: &World, load: &Load) -> Result<(), Broken> {
                 let node = copy.nexus.node;
                 let between = |s: &&&Record| s.sequence > copy.sequence && s.sequence < end;
                 let mut after = syncs.iter().filter(between);
-                let out_of_reach = !w.in_reach(node, flush.journal, end);
+                let out_of_reach = !w.in_reach(node, flush.journal, end)
+                    || let_one_wait(load, &syncs, node, flush);
                 after.any(|s| s.nexus.node == node || out_of_reach)
             };
             if !copies.iter().any(|copy| covered(&copy)) {
                 let nodes: Vec<u8> = copies.iter().map(|c| c.nexus.node).collect();
                 let what = format!(
-                    "write #{token} was executed by node {nodes:?} and answered; a flush that began after \
-                     that was answered without SYNCHRONIZE CACHE there"
+                    "write #{token} was executed by node {nodes:?} and answered; flush #{number}, which began \
+                     after that, was answered without SYNCHRONIZE CACHE there"
                 );
                 let cells = Some((write.first, write.cells));
                 return Err(Broken { rule: Rule::Stable, what, cells });
