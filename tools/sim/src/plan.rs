@@ -235,7 +235,7 @@ fn tunables(dice: &mut Dice) -> Tunables {
         2 => {}
         _ => return anywhere(dice, &tunables),
     }
-    tunables.path_timeout = dice.duration(ms(200), ms(5000));
+    tunables.path_timeout = dice.duration(ms(500), ms(5000));
     tunables.last_path_timeout = dice.duration(tunables.path_timeout, ms(20_000));
     tunables.command_timeout = dice.duration(ms(500), ms(10_000));
     tunables.last_path_command_timeout = dice.duration(tunables.command_timeout, ms(60_000));
@@ -253,8 +253,8 @@ fn anywhere(dice: &mut Dice, base: &Tunables) -> Tunables {
     let ms = Duration::from_millis;
     let mut t = randomise(base, || dice.bits());
     for (time, least, most) in [
-        (&mut t.path_timeout, 200, 30_000),
-        (&mut t.last_path_timeout, 200, 60_000),
+        (&mut t.path_timeout, 500, 30_000),
+        (&mut t.last_path_timeout, 500, 60_000),
         (&mut t.command_timeout, 500, 30_000),
         (&mut t.last_path_command_timeout, 500, 60_000),
         (&mut t.nop_interval, 50, 60_000),
