@@ -2,7 +2,8 @@
 //! path comes back. Cheap: no histogram is copied.
 
 use super::Volume;
-use crate::path::{LedgerCounters, PathIndex, State};
+use crate::path::{DeviceHealth, LedgerCounters, PathIndex, State};
+use crate::session::{Session, Statistics};
 
 /// Numbers that are zero when nothing is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,6 +59,18 @@ impl Volume {
     #[must_use]
     pub fn path_failures(&self, path: PathIndex) -> u64 {
         self.engine.failures(path)
+    }
+
+    /// What the paths say about the device.
+    #[must_use]
+    pub fn health(&self) -> DeviceHealth {
+        self.engine.health()
+    }
+
+    /// What a path's session has counted, while there is one.
+    #[must_use]
+    pub fn session_statistics(&self, path: PathIndex) -> Option<Statistics> {
+        self.links[path.get()].session_ref().map(Session::statistics)
     }
 
     /// The numbers of the device's ledger, shared by its lanes.

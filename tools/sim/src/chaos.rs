@@ -4,7 +4,7 @@ use crate::dice::Dice;
 use crate::net::Net;
 use crate::world::{World, theirs};
 use mpio::base::{Duration, Instant};
-use mpio_target::faults::{AsyncMessage, Commands, SenseCode};
+use mpio_target::faults::{Commands, SenseCode};
 use mpio_target::wire::scsi::AccessState;
 use mpio_target::{Fault, Rule};
 
@@ -262,13 +262,13 @@ fn hit(w: &mut World, dice: &mut Dice, strike: Strike, portals: usize) -> Vec<He
             if w.nodes[node].is_some() {
                 let dark = strike == Strike::PowerCut;
                 w.tell(format!("node {node} {}", if dark { "loses power" } else { "is killed" }));
-                w.kill(node, dark);
+                if dark { w.power_cut(node) } else { w.kill(node) }
             }
             vec![Heal::Start(node)]
         }
         Strike::SwapUnit => {
             if w.nodes[node].is_some() {
-                w.kill(node, false);
+                w.kill(node);
             }
             w.tell(format!("node {node} shows another unit"));
             w.start_as_another(node);
@@ -356,7 +356,6 @@ fn by_rule(w: &mut World, dice: &mut Dice, node: usize, strike: Strike) -> Vec<H
 }
 
 fn tell_initiator(w: &mut World, dice: &mut Dice, node: usize, strike: Strike) {
-    let now = theirs(w.now);
     let Some(target) = &mut w.nodes[node] else { return };
     if strike == Strike::Attention {
         let (asc, ascq) = dice.pick(&[(0x29, 0), (0x29, 3), (0x2a, 1), (0x2a, 6), (0x3f, 0x0e)]);
@@ -366,7 +365,7 @@ fn tell_initiator(w: &mut World, dice: &mut Dice, node: usize, strike: Strike) {
     }
     // Logout wanted, connection dropped, session dropped.
     let event = 1 + dice.below(3) as u8;
-    target.async_message(now, &AsyncMessage { event, parameter3: 1, ..AsyncMessage::default() });
+    w.async_message(node, event, 1);
     w.tell(format!("node {node}: async event {event}"));
 }
 

@@ -345,6 +345,15 @@ pub fn tidy(w: &World) -> Result<(), Broken> {
             return Err(broken(Rule::Tidy, format!("{fences:?}")));
         }
     }
+    standard(w)
+}
+
+/// No target and no client saw the standard broken.
+///
+/// # Errors
+/// What one saw.
+pub fn standard(w: &World) -> Result<(), Broken> {
+    let broken = |rule, what| Broken { rule, what, cells: None };
     for node in 0..2 {
         if let Some(first) = w.pair.counters(node).violations().first() {
             return Err(broken(Rule::Protocol, format!("node {node} saw: {first}")));

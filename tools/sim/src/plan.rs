@@ -115,6 +115,7 @@ impl Plan {
             },
             pair,
             portals,
+            loses_last_words: true,
             ..Setup::default()
         };
         Plan {

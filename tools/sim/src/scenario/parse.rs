@@ -2,7 +2,7 @@
 
 use super::{AdminVerb, Ask, Cells, Expect, NodeVerb, Scenario, Step, Trouble};
 use crate::load::Kind;
-use crate::net::{Net, Portal};
+use crate::net::{Net, ways};
 use crate::world::Setup;
 use mpio::base::Duration;
 use mpio::path::{FenceMode, State};
@@ -55,7 +55,7 @@ fn set(setup: &mut Setup, words: &[&str]) -> Option<()> {
     match words {
         ["paths", nodes @ ..] if (1..=8).contains(&nodes.len()) => {
             let nodes: Option<Vec<usize>> = nodes.iter().map(|node| self::node(node)).collect();
-            setup.portals = nodes?.into_iter().map(Portal::new).collect();
+            setup.portals = ways(&nodes?);
         }
         ["lanes", lanes] => {
             setup.lanes = lanes.parse().ok().filter(|lanes| (1..=4).contains(lanes))?

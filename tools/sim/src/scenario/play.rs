@@ -4,10 +4,9 @@ use super::{AdminVerb, Ask, Cells, Expect, NodeVerb, Scenario, Step, Trouble};
 use crate::check;
 use crate::history::ZERO;
 use crate::load::{Kind, Load, value};
-use crate::world::{World, theirs};
+use crate::world::World;
 use mpio::base::Duration;
 use mpio::path::State;
-use mpio_target::faults::AsyncMessage;
 use std::collections::HashMap;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -273,29 +272,25 @@ fn path(w: &World, path: usize) -> Result<usize, String> {
 }
 
 fn node_does(w: &mut World, node: usize, verb: NodeVerb) -> Result<(), String> {
-    let now = theirs(w.now);
     let runs = w.nodes[node].is_some();
     match verb {
         NodeVerb::Start if !runs => w.start(node),
         NodeVerb::Start => return Err("it runs already".to_owned()),
         _ if !runs => return Err("it does not run".to_owned()),
-        NodeVerb::Kill => w.kill(node, false),
-        NodeVerb::PowerCut => w.kill(node, true),
+        NodeVerb::Kill => w.kill(node),
+        NodeVerb::PowerCut => w.power_cut(node),
         NodeVerb::Swap => {
-            w.kill(node, false);
+            w.kill(node);
             w.start_as_another(node);
         }
         NodeVerb::Release => {
-            w.node(node).release(now);
+            w.release(node);
         }
         NodeVerb::Forget => {
             w.node(node).drop_held();
         }
         NodeVerb::Reset => w.node(node).reset_connections(),
-        NodeVerb::LogOut => {
-            let message = AsyncMessage { event: 1, parameter3: 1, ..AsyncMessage::default() };
-            w.node(node).async_message(now, &message);
-        }
+        NodeVerb::LogOut => w.async_message(node, 1, 1),
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::{LOOK_ALIKE, World, theirs};
 use crate::net::{Item, Net, pieces, taken};
-use mpio_target::faults::{Commands, SenseCode};
+use mpio_target::faults::{AsyncMessage, Commands, SenseCode};
 use mpio_target::node::Action as NodeAction;
 use mpio_target::wire::scsi::AccessState;
 use mpio_target::{ConnectionId, Fault, Faults, Node, Pair, PairConfig, Record, Rule};
@@ -85,15 +85,20 @@ impl World {
         }
     }
 
-    /// Ends a node like `kill -9`: its kernel resets the connections. `dark`: like a power cut, nothing is
-    /// said and nothing answers.
-    pub fn kill(&mut self, node: usize, dark: bool) {
-        self.nodes[node] = None;
-        self.dark[node] = dark;
-        for wire in self.wires.values_mut().filter(|w| w.node == node && w.open && !dark) {
+    /// Ends a node like `kill -9`: its kernel resets the connections.
+    pub fn kill(&mut self, node: usize) {
+        self.power_cut(node);
+        self.dark[node] = false;
+        for wire in self.wires.values_mut().filter(|w| w.node == node && w.open) {
             let due = self.now + self.portals[wire.portal].transit(&mut self.dice);
             wire.to_volume.push(due, Item::Rst);
         }
+    }
+
+    /// A node is gone without a word, and nothing answers at its address.
+    pub fn power_cut(&mut self, node: usize) {
+        self.nodes[node] = None;
+        self.dark[node] = true;
         self.boots[node] += 1;
     }
 
@@ -108,7 +113,7 @@ impl World {
     /// Whatever it is doing, afterwards it runs and shows its own unit.
     pub fn restart_as_itself(&mut self, node: usize) {
         if self.another[node] && self.nodes[node].is_some() {
-            self.kill(node, false);
+            self.kill(node);
         }
         if self.nodes[node].is_none() {
             self.start(node);
@@ -157,7 +162,7 @@ impl World {
     /// Behind that portal stands what belongs there.
     pub fn hide_look_alike(&mut self, portal: usize) {
         if self.portals[portal].node == LOOK_ALIKE {
-            self.kill(LOOK_ALIKE, false);
+            self.kill(LOOK_ALIKE);
             self.portals[portal].node = self.setup.portals[portal].node;
         }
     }
@@ -243,10 +248,37 @@ impl World {
         self.nodes[node].as_mut().expect("the node runs")
     }
 
+    /// A node executes what it holds, by the rules that hang commands; how many they were.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn release(&mut self, node: usize) -> usize {
+        let now = theirs(self.now);
+        self.node(node).release(now)
+    }
+
+    /// A node that runs sends an Async Message with this event and Parameter3 (seconds, or a CID) on every
+    /// session (RFC 7143 section 11.9).
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn async_message(&mut self, node: usize, event: u8, parameter3: u16) {
+        let now = theirs(self.now);
+        let message = AsyncMessage { event, parameter3, ..AsyncMessage::default() };
+        self.node(node).async_message(now, &message);
+    }
+
     /// The rules of a node, which outlive it.
     #[must_use]
     pub fn faults(&self, node: usize) -> Arc<Faults> {
         self.pair.faults(node).clone()
+    }
+
+    /// Executed commands of this operation code on this node.
+    #[must_use]
+    pub fn executed(&self, node: u8, opcode: u8) -> usize {
+        let wanted = |r: &&Record| r.nexus.node == node && r.opcode == opcode;
+        self.records().iter().filter(wanted).count()
     }
 
     /// What the pair has executed.

@@ -1,10 +1,10 @@
 //! A unit whose size or write protection changes while it is in use.
 
-use super::world::{Setup, World, pattern};
-use crate::base::Duration;
-use crate::path::State;
-use crate::volume::spec::Tunables;
-use crate::wire::nbd::{Command, NbdError, transmission_flags};
+use mpio_sim::world::{Setup, World, pattern};
+use mpio::base::Duration;
+use mpio::path::State;
+use mpio::volume::spec::Tunables;
+use mpio::wire::nbd::{Command, NbdError, transmission_flags};
 use mpio_target::PairConfig;
 
 const LARGE: u64 = 64 << 20;
@@ -29,7 +29,7 @@ fn size(w: &World) -> u64 {
 
 /// Size of the export and whether it is read-only, as this client was told.
 fn told(w: &mut World, client: usize) -> (u64, bool) {
-    let export = w.peer(client).export.expect("an open export");
+    let export = w.peers[client].export.expect("an open export");
     (export.size, export.flags & transmission_flags::READ_ONLY != 0)
 }
 

@@ -1,11 +1,11 @@
 //! The watch list: an old write that lands after its range was released without a proof is found and undone.
 
-use super::wire::Net;
-use super::world::{Setup, World, pattern, theirs};
-use crate::base::Duration;
-use crate::path::Policy;
-use crate::volume::spec::Tunables;
-use crate::wire::nbd::Command;
+use mpio_sim::net::Net;
+use mpio_sim::world::{Setup, World, pattern};
+use mpio::base::Duration;
+use mpio::path::Policy;
+use mpio::volume::spec::Tunables;
+use mpio::wire::nbd::Command;
 use mpio_target::faults::Commands;
 use mpio_target::{Fault, PairConfig, Rule};
 
@@ -39,8 +39,7 @@ fn released(w: &mut World, c: usize) {
 
 /// The old write is executed on the node that is cut off.
 fn lands(w: &mut World) {
-    let now = theirs(w.now);
-    w.node(0).release(now);
+    w.release(0);
 }
 
 #[test]
@@ -138,7 +137,7 @@ fn reads_of_the_range_wait_for_the_check() {
     assert!(!w.is_done(c, token), "it would be old data");
     lands(&mut w);
     match w.answer(c, token).expect("read") {
-        crate::export::client::Answer::Data(data) => assert_eq!(data.to_vec(), pattern(2, 4096)),
+        mpio::export::client::Answer::Data(data) => assert_eq!(data.to_vec(), pattern(2, 4096)),
         other => panic!("{other:?}"),
     }
     w.start(1);
@@ -180,9 +179,9 @@ fn late_zeros_are_undone() {
     w.write(c, 0, &pattern(9, 4096)).expect("written");
     let hang = Rule::new(Fault::Hold).on(Commands::Writes).times(1);
     w.faults(0).set("hang", hang);
-    let token = w.submit(
+    let token = w.ask(
         c,
-        crate::export::client::Op::Other {
+        mpio::export::client::Op::Other {
             command: Command::WRITE_ZEROES,
             flags: 0,
             offset: 0,

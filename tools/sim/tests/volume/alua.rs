@@ -1,10 +1,10 @@
 //! Asymmetric access: which paths are used, when the storage is asked, and what it may lie about.
 
-use super::world::{Setup, World, pattern};
-use crate::base::Duration;
-use crate::path::{PathIndex, Policy, State};
-use crate::volume::spec::Tunables;
-use crate::wire::scsi::{AccessState, Emit, PortGroup, PortGroups};
+use mpio_sim::world::{Setup, World, pattern};
+use mpio::base::Duration;
+use mpio::path::{Policy, State};
+use mpio::volume::spec::Tunables;
+use mpio::wire::scsi::{AccessState, Emit, PortGroup, PortGroups};
 use mpio_target::wire::scsi::AccessState as Theirs;
 use mpio_target::{Lie, PairConfig, Rule};
 
@@ -32,7 +32,7 @@ use Theirs::{
 };
 
 fn access(w: &World, path: usize) -> Option<AccessState> {
-    w.volumes[0].engine.access(PathIndex::new(path)).map(|access| access.state)
+    w.volumes[0].snapshot().paths[path].access.map(|access| access.state)
 }
 
 fn until_states(w: &mut World, states: [State; 2]) -> Duration {
@@ -72,7 +72,7 @@ fn the_storage_is_asked_before_a_path_is_used() {
 fn without_alua_nothing_is_asked() {
     let mut w = World::new(Setup::default());
     w.run(Duration::from_secs(20));
-    let known = |w: &World, path: usize| w.volumes[0].links[path].alua.known;
+    let known = |w: &World, path: usize| w.volumes[0].snapshot().paths[path].access_known;
     assert_eq!((access(&w, 0), known(&w, 0), known(&w, 1)), (None, true, true));
     assert_eq!(w.logged("access state"), 0);
     w.finish();
@@ -89,8 +89,8 @@ fn paths_that_stand_by_are_never_used_and_come_back() {
         w.run(Duration::from_secs(20));
         assert_eq!(writes_by(&w), [16, 0], "{idle}");
         assert_eq!((w.state(1), w.failures(1)), (State::Standby, 0), "{idle}");
-        let ok = w.volumes[0].engine.health();
-        assert_eq!(ok, crate::path::DeviceHealth::Ok, "standby is no fault");
+        let ok = w.volumes[0].health();
+        assert_eq!(ok, mpio::path::DeviceHealth::Ok, "standby is no fault");
         // Nobody tells: found by asking.
         w.pair.access().set_silently([Fast, Fast]);
         let took = w.until_active();

@@ -1,12 +1,12 @@
 //! Write ownership: what was given up after its first byte left is in doubt, and nothing that overlaps it
 //! is sent before the proof. The journal of the pair is the witness.
 
-use super::wire::Net;
-use super::world::{Setup, World, pattern, portal_addr};
-use crate::base::Duration;
-use crate::path::{BlockRange, FenceMode, Policy, State};
-use crate::volume::admin::AdminError;
-use crate::volume::spec::{FenceProof, Tunables};
+use mpio_sim::net::{Net, ways};
+use mpio_sim::world::{Setup, World, pattern, portal_addr};
+use mpio::base::Duration;
+use mpio::path::{BlockRange, FenceMode, Policy, State};
+use mpio::volume::admin::AdminError;
+use mpio::volume::spec::{FenceProof, Tunables};
 use mpio_target::faults::Commands;
 use mpio_target::{Fault, PairConfig, Rule};
 
@@ -148,8 +148,7 @@ fn without_the_fence_nothing_is_held_and_nothing_is_reset() {
     assert_eq!((fences.pending, fences.unproven, resets(&w, 0)), (0, 1, 0));
     // What this mode allows: the old write lands over the new one.
     assert_eq!(w.node(0).held(), 1);
-    let now = super::world::theirs(w.now);
-    w.node(0).release(now);
+    w.release(0);
     assert_eq!(w.read(c, 0, 4096).expect("read"), pattern(1, 4096), "the unsafe mode is unsafe");
     w.finish();
 }
@@ -219,7 +218,7 @@ fn the_nexus_stays_the_same_and_no_login_overtakes_the_old_socket() {
 /// and are not in doubt.
 #[test]
 fn a_reset_is_felt_by_the_other_session_of_the_target() {
-    let mut w = World::new(Setup { portals: vec![0, 0], ..setup(Tunables::default()) });
+    let mut w = World::new(Setup { portals: ways(&[0, 0]), ..setup(Tunables::default()) });
     let c = w.client();
     // In doubt on path 0.
     w.portals[0].net = Net::Silent;
@@ -253,8 +252,8 @@ fn a_reset_is_felt_by_the_other_session_of_the_target() {
 fn a_reset_is_felt_by_the_other_lane() {
     let mut w = World::new(Setup { lanes: 2, ..setup(Tunables::default()) });
     let a = w.client();
-    let b = w.connect(1, crate::export::client::ClientConfig::new("vm0"));
-    w.until("the export opens", |w| w.peers[b].1.export.is_some());
+    let b = w.connect(1, mpio::export::client::ClientConfig::new("vm0"));
+    w.until("the export opens", |w| w.peers[b].export.is_some());
     w.faults(0).set("hang", Rule::new(Fault::Hold).on(Commands::Medium).times(2));
     let first = w.start_write(a, 0, pattern(1, 4096));
     w.run_ms(500);
@@ -301,7 +300,7 @@ fn a_held_write_without_a_path_fails_too() {
 #[test]
 fn a_nexus_is_fenced_through_another_portal_of_its_group() {
     let tunables = Tunables { fence_timeout: Duration::MAX, ..Tunables::default() };
-    let mut w = World::new(Setup { portals: vec![0, 0], ..setup(tunables) });
+    let mut w = World::new(Setup { portals: ways(&[0, 0]), ..setup(tunables) });
     let c = w.client();
     hang_one(&w, 0);
     let first = w.start_write(c, 0, pattern(1, 4096));
@@ -330,7 +329,7 @@ fn a_nexus_is_fenced_through_another_portal_of_its_group() {
 #[test]
 fn no_other_portal_is_asked_without_a_doubt_or_beyond_the_target() {
     for portals in [vec![0, 0], vec![0, 1]] {
-        let mut w = World::new(Setup { portals: portals.clone(), ..setup(Tunables::default()) });
+        let mut w = World::new(Setup { portals: ways(&portals), ..setup(Tunables::default()) });
         let c = w.client();
         if portals == [0, 1] {
             doubtful(&mut w, c);
@@ -432,7 +431,7 @@ fn a_write_that_owes_data_is_not_aborted_and_its_session_is_given_up() {
 #[test]
 fn a_session_with_a_write_that_owes_data_is_not_reset_to_fence_another() {
     let tunables = Tunables { fence_timeout: Duration::MAX, ..Tunables::default() };
-    let mut w = World::new(Setup { portals: vec![0], ..setup(tunables) });
+    let mut w = World::new(Setup { portals: ways(&[0]), ..setup(tunables) });
     let c = w.client();
     hang_one(&w, 0);
     let first = w.start_write(c, 0, pattern(1, 4096));
@@ -459,7 +458,7 @@ fn a_session_with_a_write_that_owes_data_is_not_reset_to_fence_another() {
 /// its session is given up a moment later.
 #[test]
 fn a_reset_elsewhere_leaves_a_write_that_owes_data_alone() {
-    let mut w = World::new(Setup { portals: vec![0, 0], ..setup(Tunables::default()) });
+    let mut w = World::new(Setup { portals: ways(&[0, 0]), ..setup(Tunables::default()) });
     let c = w.client();
     hang_one(&w, 0);
     let first = w.start_write(c, 0, pattern(1, 4096));

@@ -1,11 +1,11 @@
 //! Paths that owe answers: suspicion, the commands that are left behind, deadlines, and how long clients wait.
 //! Every time here is virtual.
 
-use super::wire::Net;
-use super::world::{Setup, World, pattern};
-use crate::base::{Duration, Instant};
-use crate::path::{FenceMode, Policy, State};
-use crate::volume::spec::Tunables;
+use mpio_sim::net::{Net, ways};
+use mpio_sim::world::{Setup, World, pattern};
+use mpio::base::{Duration, Instant};
+use mpio::path::{FenceMode, Policy, State};
+use mpio::volume::spec::Tunables;
 use mpio_target::faults::{Commands, SenseCode};
 use mpio_target::{Fault, Rule};
 
@@ -94,8 +94,7 @@ fn frozen(w: &mut World) {
 
 fn heal(mut w: World) {
     w.faults(0).clear();
-    let now = super::world::theirs(w.now);
-    w.node(0).release(now);
+    w.release(0);
     w.portals[0].net = Net::Works;
     w.until_active();
     w.finish();
@@ -170,7 +169,7 @@ fn the_old_answer_of_a_read_wins_if_it_comes_first() {
     let waited = w.now - now;
     assert!(waited >= MS(60) && waited < MS(62), "{waited:?}");
     assert_eq!(w.state(0), State::Active, "it has answered");
-    let left = w.until("the loser's answer", |w| w.volumes[0].stragglers.len() == 0);
+    let left = w.until("the loser's answer", |w| w.volumes[0].census().stragglers == 0);
     assert!(left < MS(900), "{left:?}");
     let reads = w.volume().snapshot().stats.reads;
     assert_eq!(w.read(c, 9 * 512, 512).expect("read").len(), 512);
@@ -196,7 +195,7 @@ fn a_suspect_path_is_asked_and_trusted_by_steps() {
     w.run_ms(2000);
     assert_eq!(w.state(0), State::Active, "{}", w.story());
     assert_eq!(
-        (w.node(0).held(), w.volume().stragglers.len()),
+        (w.node(0).held(), w.volume().census().stragglers),
         (0, 0),
         "aborted at their deadline"
     );
@@ -270,8 +269,7 @@ fn a_write_that_cannot_be_aborted_stays_in_doubt_until_its_status() {
     assert!(!w.is_done(c, overlapping));
     assert_eq!((w.state(0), w.failures(0)), (State::Suspect, 0), "not dropped to fence one unit");
     w.faults(0).clear();
-    let now = super::world::theirs(w.now);
-    w.node(0).release(now);
+    w.release(0);
     w.answer(c, overlapping).expect("the old write has ended");
     assert_eq!(w.volume().snapshot().fences.proven, 1);
     assert_eq!(w.read(c, 0, 512).expect("read"), pattern(2, 512));
@@ -308,7 +306,7 @@ fn one_lost_command_accuses_its_path_once() {
 
 #[test]
 fn with_no_other_path_a_suspect_one_carries_on_with_long_deadlines() {
-    let (mut w, c) = warm(Setup { portals: vec![0], ..Setup::default() });
+    let (mut w, c) = warm(Setup { portals: ways(&[0]), ..Setup::default() });
     hang(&mut w);
     let read = w.start_read(c, 0, 512);
     let write = w.start_write(c, 512, pattern(1, 512));
