@@ -240,8 +240,7 @@ fn access(word: &str) -> Option<AccessState> {
     use AccessState::{
         ActiveNonOptimized, ActiveOptimized, Offline, Standby, Transitioning, Unavailable,
     };
-    let all =
-        [ActiveOptimized, ActiveNonOptimized, Standby, Unavailable, Offline, Transitioning];
+    let all = [ActiveOptimized, ActiveNonOptimized, Standby, Unavailable, Offline, Transitioning];
     all.into_iter().find(|state| state.to_string() == word)
 }
 

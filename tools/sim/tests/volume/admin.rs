@@ -1,11 +1,11 @@
 //! An administrator's words under load, and the end of the daemon.
 
-use mpio_sim::net::Net;
-use mpio_sim::world::{Setup, World, pattern};
 use mpio::base::Duration;
 use mpio::path::{FenceMode, Policy, State};
 use mpio::volume::spec::Tunables;
 use mpio::wire::nbd::NbdError;
+use mpio_sim::net::Net;
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::Commands;
 use mpio_target::{Fault, Rule};
 

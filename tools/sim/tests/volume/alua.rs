@@ -1,10 +1,11 @@
 //! Asymmetric access: which paths are used, when the storage is asked, and what it may lie about.
 
-use mpio_sim::world::{Setup, World, pattern};
+use super::trusting;
 use mpio::base::Duration;
 use mpio::path::{Policy, State};
 use mpio::volume::spec::Tunables;
 use mpio::wire::scsi::{AccessState, Emit, PortGroup, PortGroups};
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::wire::scsi::AccessState as Theirs;
 use mpio_target::{Lie, PairConfig, Rule};
 
@@ -23,7 +24,8 @@ fn pair(states: [Theirs; 2], by: u8) -> PairConfig {
 }
 
 fn setup(states: [Theirs; 2]) -> Setup {
-    Setup { pair: pair(states, 1), policy: Policy::RoundRobinSubset, ..Setup::default() }
+    let (pair, tunables) = (pair(states, 1), trusting());
+    Setup { pair, tunables, policy: Policy::RoundRobinSubset, ..Setup::default() }
 }
 
 use Theirs::{
@@ -187,8 +189,7 @@ fn a_transition_is_waited_for() {
 #[test]
 fn a_transition_that_does_not_end_is_a_failure() {
     for (told, limit) in [(0, 7), (3, 3)] {
-        let tunables =
-            Tunables { alua_transition_timeout: Duration::from_secs(7), ..Tunables::default() };
+        let tunables = Tunables { alua_transition_timeout: Duration::from_secs(7), ..trusting() };
         let mut setup = Setup { tunables, ..setup([Fast, Fast]) };
         setup.pair.nodes[1].abilities.alua_transition_secs = told;
         let mut w = World::new(setup);

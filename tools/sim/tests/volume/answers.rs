@@ -1,10 +1,11 @@
 //! Answers that are not GOOD: what the client sees, and what becomes of the path.
 
-use mpio_sim::net::ways;
-use mpio_sim::world::{Setup, World, pattern};
+use super::trusting;
 use mpio::base::Duration;
 use mpio::path::{PathIndex, Policy, State};
 use mpio::wire::nbd::NbdError;
+use mpio_sim::net::ways;
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::{Commands, SenseCode};
 use mpio_target::{Fault, Rule};
 
@@ -13,7 +14,7 @@ fn sense(key: u8, asc: u8, ascq: u8) -> Fault {
 }
 
 fn world(policy: Policy) -> (World, usize) {
-    let mut w = World::new(Setup { policy, ..Setup::default() });
+    let mut w = World::new(Setup { policy, tunables: trusting(), ..Setup::default() });
     let c = w.client();
     w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute));
     (w, c)
@@ -215,7 +216,8 @@ fn commands_that_were_cleared_are_repeated() {
 #[test]
 fn unsolicited_data_that_is_refused_is_not_sent_again() {
     let mut w = World::new(Setup { policy: Policy::Failover, ..Setup::default() });
-    let r2ts = |w: &mut World| w.volume().session_statistics(PathIndex::new(0)).expect("a session").r2ts;
+    let r2ts =
+        |w: &mut World| w.volume().session_statistics(PathIndex::new(0)).expect("a session").r2ts;
     let c = w.client();
     w.write(c, 0, &pattern(1, 4096)).expect("written");
     assert_eq!(r2ts(&mut w), 0, "immediate data");

@@ -1,11 +1,11 @@
 //! NBD clients that come, go and misbehave.
 
-use mpio_sim::world::{Setup, World, pattern};
 use mpio::base::Duration;
 use mpio::export::client::ClientConfig;
 use mpio::limits;
 use mpio::path::Policy;
 use mpio::wire::nbd::Command;
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::Commands;
 use mpio_target::{Fault, Rule};
 

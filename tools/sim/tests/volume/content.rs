@@ -1,9 +1,9 @@
 //! Two units that report the same names are told apart by their content, and a blank one by what is written.
 
-use mpio_sim::world::{Setup, World, pattern};
 use mpio::base::Duration;
 use mpio::path::State;
 use mpio::volume::spec::Tunables;
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::Commands;
 use mpio_target::{Fault, Pair, PairConfig, Rule};
 

@@ -1,12 +1,12 @@
 //! Write ownership: what was given up after its first byte left is in doubt, and nothing that overlaps it
 //! is sent before the proof. The journal of the pair is the witness.
 
-use mpio_sim::net::{Net, ways};
-use mpio_sim::world::{Setup, World, pattern, portal_addr};
 use mpio::base::Duration;
 use mpio::path::{BlockRange, FenceMode, Policy, State};
 use mpio::volume::admin::AdminError;
 use mpio::volume::spec::{FenceProof, Tunables};
+use mpio_sim::net::{Net, ways};
+use mpio_sim::world::{Setup, World, pattern, portal_addr};
 use mpio_target::faults::Commands;
 use mpio_target::{Fault, PairConfig, Rule};
 

@@ -1,12 +1,12 @@
 //! FLUSH and FUA: what reaches which target's cache.
 
-use mpio_sim::net::{Net, ways};
-use mpio_sim::world::{Setup, World, pattern};
 use mpio::base::Payload;
 use mpio::export::client::Op;
 use mpio::path::{Policy, State};
 use mpio::volume::spec::{Failback, Tunables};
 use mpio::wire::nbd::NbdError;
+use mpio_sim::net::{Net, ways};
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::{Commands, SenseCode};
 use mpio_target::{Fault, PairConfig, Rule};
 

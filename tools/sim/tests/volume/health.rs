@@ -1,11 +1,12 @@
 //! Paths that owe answers: suspicion, the commands that are left behind, deadlines, and how long clients wait.
 //! Every time here is virtual.
 
-use mpio_sim::net::{Net, ways};
-use mpio_sim::world::{Setup, World, pattern};
+use super::trusting;
 use mpio::base::{Duration, Instant};
 use mpio::path::{FenceMode, Policy, State};
 use mpio::volume::spec::Tunables;
+use mpio_sim::net::{Net, ways};
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::{Commands, SenseCode};
 use mpio_target::{Fault, Rule};
 
@@ -452,7 +453,7 @@ const TEST_UNIT_READY: u8 = 0x00;
 /// Nobody reads or writes, pings are answered, and the unit hangs.
 #[test]
 fn a_unit_that_hangs_behind_an_idle_path_is_found() {
-    let mut w = World::new(Setup::default());
+    let mut w = World::new(Setup { tunables: trusting(), ..Setup::default() });
     w.faults(0).set("hang", Rule::new(Fault::Hold));
     let found = w.until_state(0, State::Suspect);
     assert!(found > MS(4000) && found < MS(7100), "{found:?}");
@@ -464,7 +465,7 @@ fn a_unit_that_hangs_behind_an_idle_path_is_found() {
 
 #[test]
 fn an_idle_path_whose_unit_is_not_ready_is_not_kept() {
-    let mut w = World::new(Setup::default());
+    let mut w = World::new(Setup { tunables: trusting(), ..Setup::default() });
     let not_ready = Fault::Sense(SenseCode { key: 2, asc: 0x04, ascq: 0x01 });
     w.faults(0).set("becoming ready", Rule::new(not_ready));
     let found = w.until("path 0 out", |w| w.state(0) != State::Active);

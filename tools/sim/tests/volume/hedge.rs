@@ -1,9 +1,9 @@
 //! Hedged reads: what they bring, what they cost, and when there are none. Every time here is virtual.
 
-use mpio_sim::net::ways;
-use mpio_sim::world::{Setup, World};
 use mpio::base::{Duration, Instant};
 use mpio::volume::spec::Tunables;
+use mpio_sim::net::ways;
+use mpio_sim::world::{Setup, World};
 use mpio_target::faults::Commands;
 use mpio_target::{Fault, Rule};
 

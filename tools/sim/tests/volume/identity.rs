@@ -1,10 +1,10 @@
 //! Paths merge only when they show the same unit; anything else is mismatched, says why, and is never used.
 
-use mpio_sim::net::ways;
-use mpio_sim::world::{Setup, World, pattern};
 use mpio::base::Duration;
 use mpio::export::client::ClientConfig;
 use mpio::path::State;
+use mpio_sim::net::ways;
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::config::NodeConfig;
 use mpio_target::{Pair, PairConfig};
 

@@ -1,10 +1,10 @@
 //! A process that dies with writes on their way, and what its successor does: the state file and the start.
 
-use mpio_sim::net::Net;
-use mpio_sim::world::{Setup, World, pattern};
 use mpio::base::Duration;
 use mpio::path::{FenceMode, Policy, State};
 use mpio::volume::spec::Tunables;
+use mpio_sim::net::Net;
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::Commands;
 use mpio_target::{Fault, PairConfig, Rule};
 

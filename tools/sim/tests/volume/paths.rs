@@ -1,11 +1,11 @@
 //! Paths that fail and return: refused, reset, closed, silent; redirects; back-off; no path left.
 
-use mpio_sim::net::{Net, ways};
-use mpio_sim::world::{Setup, World, pattern, portal_addr};
 use mpio::base::Duration;
 use mpio::path::State;
 use mpio::volume::spec::Tunables;
 use mpio::wire::nbd::NbdError;
+use mpio_sim::net::{Net, ways};
+use mpio_sim::world::{Setup, World, pattern, portal_addr};
 use mpio_target::faults::Commands;
 use mpio_target::{Fault, Rule};
 

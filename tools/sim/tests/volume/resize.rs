@@ -1,10 +1,11 @@
 //! A unit whose size or write protection changes while it is in use.
 
-use mpio_sim::world::{Setup, World, pattern};
+use super::trusting;
 use mpio::base::Duration;
 use mpio::path::State;
 use mpio::volume::spec::Tunables;
 use mpio::wire::nbd::{Command, NbdError, transmission_flags};
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::PairConfig;
 
 const LARGE: u64 = 64 << 20;
@@ -17,7 +18,7 @@ fn world(size: u64, lanes: u16) -> World {
         node.claimed_size = Some(size);
     }
     // Silence is not what is tested, and the clock is moved by whole seconds.
-    let tunables = Tunables { no_path_timeout: Duration::from_secs(5), ..Tunables::default() };
+    let tunables = Tunables { no_path_timeout: Duration::from_secs(5), ..trusting() };
     World::new(Setup { pair, lanes, tunables, ..Setup::default() })
 }
 

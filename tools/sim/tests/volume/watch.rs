@@ -1,11 +1,12 @@
 //! The watch list: an old write that lands after its range was released without a proof is found and undone.
 
-use mpio_sim::net::Net;
-use mpio_sim::world::{Setup, World, pattern};
+use super::trusting;
 use mpio::base::Duration;
 use mpio::path::Policy;
 use mpio::volume::spec::Tunables;
 use mpio::wire::nbd::Command;
+use mpio_sim::net::Net;
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::Commands;
 use mpio_target::{Fault, PairConfig, Rule};
 
@@ -15,7 +16,7 @@ fn setup() -> Setup {
     for node in &mut pair.nodes {
         node.reinstatement_aborts = false;
     }
-    let tunables = Tunables { fence_timeout: Duration::from_secs(5), ..Tunables::default() };
+    let tunables = Tunables { fence_timeout: Duration::from_secs(5), ..trusting() };
     Setup { pair, tunables, policy: Policy::Failover, ..Setup::default() }
 }
 
