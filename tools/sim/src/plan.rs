@@ -82,11 +82,13 @@ impl Plan {
         shape.aligned |= tunables.fence_timeout < Duration::MAX;
         let mut mischief = Mischief::new(&mut dice.fork());
         let mut rest = dice.fork();
-        if access_states(&mut dice.fork(), &mut pair) {
+        let moves = access_states(&mut dice.fork(), &mut pair);
+        if moves {
             mischief.change_access();
         }
         daemon_dies(&mut dice.fork(), &mut mischief);
-        if looks_alike(&mut dice.fork(), &mut portals) {
+        // Storage that moves the unit may vouch for a port that nobody has read over, by its name.
+        if looks_alike(&mut dice.fork(), &mut portals, !moves) {
             mischief.show_look_alike(portals.len() - 1);
             tunables.trust_identity = false;
         }
@@ -188,8 +190,8 @@ fn access_states(dice: &mut Dice, pair: &mut PairConfig) -> bool {
 }
 
 /// In one run of eight a path leads nowhere, and for some time to a unit that only looks alike.
-fn looks_alike(dice: &mut Dice, portals: &mut Vec<Portal>) -> bool {
-    let does = dice.one_in(8);
+fn looks_alike(dice: &mut Dice, portals: &mut Vec<Portal>, may: bool) -> bool {
+    let does = dice.one_in(8) && may;
     if does {
         portals.push(Portal { net: Net::Refuses, ..Portal::new(dice.index(2)) });
     }

@@ -1,6 +1,5 @@
 //! Asymmetric access: which paths are used, when the storage is asked, and what it may lie about.
 
-use super::trusting;
 use mpio::base::Duration;
 use mpio::path::{Policy, State};
 use mpio::volume::spec::Tunables;
@@ -24,8 +23,7 @@ fn pair(states: [Theirs; 2], by: u8) -> PairConfig {
 }
 
 fn setup(states: [Theirs; 2]) -> Setup {
-    let (pair, tunables) = (pair(states, 1), trusting());
-    Setup { pair, tunables, policy: Policy::RoundRobinSubset, ..Setup::default() }
+    Setup { pair: pair(states, 1), policy: Policy::RoundRobinSubset, ..Setup::default() }
 }
 
 use Theirs::{
@@ -96,7 +94,7 @@ fn paths_that_stand_by_are_never_used_and_come_back() {
         // Nobody tells: found by asking.
         w.pair.access().set_silently([Fast, Fast]);
         let took = w.until_active();
-        assert!(took <= Duration::from_millis(5_010), "{idle}: {took:?}");
+        assert!(took <= Duration::from_millis(5_020), "{idle}: {took:?}");
         writes(&mut w, c, 16);
         assert!(writes_by(&w)[1] > 0, "{idle}");
         w.finish();
@@ -146,6 +144,36 @@ fn a_failover_of_the_storage_costs_milliseconds() {
     w.finish();
 }
 
+/// The node of the only path that could ever be read dies, and the unit moves to the other one: it is taken since
+/// the storage has named its port over the first path. One that it has not named waits for something that its
+/// content can be compared with.
+#[test]
+fn only_a_port_that_the_storage_has_named_stands_in() {
+    for named in [true, false] {
+        let mut w = World::cold(setup([Fast, Standby]));
+        if !named {
+            let own = groups(&[(1, AccessState::ActiveOptimized)]);
+            w.pair.access().lie(0, Some(Lie::Answer(own)));
+        }
+        until_states(&mut w, [State::Active, State::Standby]);
+        let c = w.client();
+        writes(&mut w, c, 4);
+        w.kill(0);
+        w.pair.access().set([Fast, Fast]);
+        let token = w.start_write(c, 0, pattern(9, 4096));
+        w.run(Duration::from_secs(20));
+        assert_eq!(w.is_done(c, token), named, "{}", w.story());
+        if !named {
+            assert_eq!(w.state(1), State::Probing);
+            assert!(w.reason(1).contains("path in service"), "{}", w.reason(1));
+        }
+        w.start(0);
+        w.until_active();
+        w.answer(c, token).expect("written");
+        w.finish();
+    }
+}
+
 /// What is in flight on a path that stands by ends there.
 #[test]
 fn commands_in_flight_stay() {
@@ -189,7 +217,8 @@ fn a_transition_is_waited_for() {
 #[test]
 fn a_transition_that_does_not_end_is_a_failure() {
     for (told, limit) in [(0, 7), (3, 3)] {
-        let tunables = Tunables { alua_transition_timeout: Duration::from_secs(7), ..trusting() };
+        let tunables =
+            Tunables { alua_transition_timeout: Duration::from_secs(7), ..Tunables::default() };
         let mut setup = Setup { tunables, ..setup([Fast, Fast]) };
         setup.pair.nodes[1].abilities.alua_transition_secs = told;
         let mut w = World::new(setup);
