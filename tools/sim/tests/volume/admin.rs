@@ -1,5 +1,6 @@
 //! An administrator's words under load, and the end of the daemon.
 
+use super::doubt::hang_one;
 use mpio::base::Duration;
 use mpio::path::{FenceMode, Policy, State};
 use mpio::volume::spec::Tunables;
@@ -170,8 +171,7 @@ fn disabling_is_bounded_with_a_write_in_doubt() {
     let tunables = Tunables { fence_timeout: Duration::MAX, ..Tunables::default() };
     let mut w = World::new(Setup { policy: Policy::Failover, tunables, ..Setup::default() });
     let c = w.client();
-    let hang = Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 8).times(1);
-    w.faults(0).set("hang", hang);
+    hang_one(&w, 0);
     w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute));
     w.write(c, 0, &pattern(1, 4096)).expect("repeated elsewhere");
     let second = w.start_write(c, 0, pattern(2, 4096));

@@ -1,6 +1,7 @@
 //! Paths that owe answers: suspicion, the commands that are left behind, deadlines, and how long clients wait.
 //! Every time here is virtual.
 
+use super::doubt::reconnect;
 use super::trusting;
 use mpio::base::{Duration, Instant};
 use mpio::path::{FenceMode, Policy, State};
@@ -96,8 +97,7 @@ fn frozen(w: &mut World) {
 fn heal(mut w: World) {
     w.faults(0).clear();
     w.release(0);
-    w.portals[0].net = Net::Works;
-    w.until_active();
+    reconnect(&mut w);
     w.finish();
 }
 

@@ -1,29 +1,20 @@
 //! A process that dies with writes on their way, and what its successor does: the state file and the start.
 
+use super::doubt::{cut_off, doubtful, hang_one, reconnect, setup};
 use mpio::base::Duration;
 use mpio::path::{FenceMode, Policy, State};
 use mpio::volume::spec::Tunables;
 use mpio_sim::net::Net;
 use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::Commands;
-use mpio_target::{Fault, PairConfig, Rule};
+use mpio_target::{Fault, Rule};
 
 const WRITE_10: u8 = 0x2a;
-
-/// Targets that go on with what a session left behind, and a process that writes its nexuses down.
-fn setup(tunables: Tunables) -> Setup {
-    let mut pair = PairConfig::default();
-    for node in &mut pair.nodes {
-        node.reinstatement_aborts = false;
-    }
-    Setup { pair, tunables, policy: Policy::Failover, ..Setup::default() }
-}
 
 /// A write hangs on node 0; then the process dies.
 fn killed(w: &mut World) {
     let c = w.client();
-    let rule = Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 8).times(1);
-    w.faults(0).set("hang", rule);
+    hang_one(w, 0);
     w.start_write(c, 0, pattern(1, 4096));
     w.run_ms(50);
     assert_eq!(w.node(0).held(), 1);
@@ -256,13 +247,7 @@ fn a_fence_command_that_succeeds_is_a_proof() {
     let tunables = Tunables { fence_command, fence_timeout: Duration::MAX, ..Tunables::default() };
     let mut w = World::new(setup(tunables));
     let c = w.client();
-    let rule = Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 8).times(1);
-    w.faults(0).set("hang", rule);
-    let first = w.start_write(c, 0, pattern(1, 4096));
-    w.run_ms(50);
-    w.portals[0].net = Net::Refuses;
-    w.node(0).reset_connections();
-    w.answer(c, first).expect("repeated");
+    doubtful(&mut w, c);
     let second = w.start_write(c, 0, pattern(2, 4096));
     w.run(Duration::from_secs(1));
     assert_eq!(w.commands.len(), 0, "a login gets its chance first");
@@ -284,8 +269,7 @@ fn a_fence_command_that_succeeds_is_a_proof() {
     assert_eq!(w.logged("not fenced"), 1);
     w.run(Duration::from_secs(10));
     assert!(w.commands.is_empty(), "nothing is in doubt any more");
-    w.portals[0].net = Net::Works;
-    w.until_active();
+    reconnect(&mut w);
     w.finish();
 }
 
@@ -303,14 +287,12 @@ fn a_fence_command_proves_only_what_was_in_doubt_before_it() {
     w.faults(0).set("hang", Rule::new(Fault::Hold).on(Commands::Writes).times(1));
     let first = w.start_write(c, 0, pattern(1, 4096));
     w.run_ms(50);
-    w.portals[0].net = Net::Refuses;
-    w.node(0).reset_connections();
+    cut_off(&mut w);
     w.answer(c, first).expect("repeated");
     w.until("asked", |w| !w.commands.is_empty());
     let command = w.commands.remove(0);
     // The node was only away: the path returns (its reset is refused), and the next write there hangs too.
-    w.portals[0].net = Net::Works;
-    w.until_active();
+    reconnect(&mut w);
     w.faults(0).set("hang", Rule::new(Fault::Hold).on(Commands::Writes).times(1));
     let second = w.start_write(c, 65_536, pattern(2, 4096));
     w.answer(c, second).expect("repeated");

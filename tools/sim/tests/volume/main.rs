@@ -10,6 +10,7 @@ mod answers;
 mod blocks;
 mod clients;
 mod content;
+mod doubt;
 mod fence;
 mod flush;
 mod health;

@@ -1,5 +1,6 @@
 //! Paths that fail and return: refused, reset, closed, silent; redirects; back-off; no path left.
 
+use super::doubt::reconnect;
 use mpio::base::Duration;
 use mpio::path::State;
 use mpio::volume::spec::Tunables;
@@ -56,8 +57,7 @@ fn silence_is_found_by_nop_out_and_io_goes_elsewhere() {
     assert!(w.now - from < Duration::from_millis(1200), "{:?}", w.now - from);
     w.until_state(0, State::Failed);
     assert!(w.log.iter().any(|n| n.what == "failed" && n.why.contains("1s")), "{}", w.story());
-    w.portals[0].net = Net::Works;
-    w.until_active();
+    reconnect(&mut w);
     w.finish();
 }
 
