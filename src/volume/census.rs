@@ -2,8 +2,9 @@
 //! path comes back. Cheap: no histogram is copied.
 
 use super::Volume;
-use crate::path::{DeviceHealth, LedgerCounters, PathIndex, State};
-use crate::session::{Session, Statistics};
+use crate::base::Duration;
+use crate::path::{DeviceHealth, LedgerCounters, Op, PathIndex, State};
+use crate::session::Session;
 
 /// Numbers that are zero when nothing is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,10 +68,16 @@ impl Volume {
         self.engine.health()
     }
 
-    /// What a path's session has counted, while there is one.
+    /// A path's session, while there is one.
     #[must_use]
-    pub fn session_statistics(&self, path: PathIndex) -> Option<Statistics> {
-        self.links[path.get()].session_ref().map(Session::statistics)
+    pub fn session(&self, path: PathIndex) -> Option<&Session> {
+        self.links[path.get()].session_ref()
+    }
+
+    /// How long a path may owe an answer of this kind before it is suspect.
+    #[must_use]
+    pub fn suspect_after(&self, path: PathIndex, op: Op) -> Duration {
+        self.engine.suspect_after(path, op)
     }
 
     /// The numbers of the device's ledger, shared by its lanes.

@@ -145,7 +145,7 @@ impl Mischief {
     }
 
     /// What leaves writes in doubt and ends the session meanwhile, long enough for an overwrite.
-    fn doubts(dice: &mut Dice) -> Mischief {
+    pub fn doubts(dice: &mut Dice) -> Mischief {
         let late = [Strike::Stall, Strike::HangDisk, Strike::Late];
         let ends = [Strike::Reset, Strike::Silence, Strike::OneWay, Strike::Refuse, Strike::Freeze];
         Mischief {
@@ -166,12 +166,11 @@ impl Mischief {
         self.kinds.push(Strike::Access);
     }
 
-    /// A unit that only looks alike comes and goes behind this portal, which has never led anywhere before. A
-    /// daemon that dies has forgotten which unit it knew, and begins with the one that it finds first.
+    /// A unit that only looks alike comes and goes behind this portal, which has never led anywhere before. Not
+    /// with a daemon that dies: the next one does not know the unit, and begins with what it finds first.
     pub fn show_look_alike(&mut self, portal: usize) {
         self.kinds.push(Strike::LookAlike);
         self.look_alike = Some(portal);
-        self.daemon_one_in = 0;
     }
 
     /// The daemon is killed now and then, and started again.

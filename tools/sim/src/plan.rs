@@ -83,19 +83,21 @@ impl Plan {
         let mut mischief = Mischief::new(&mut dice.fork());
         let mut rest = dice.fork();
         let moves = access_states(&mut dice.fork(), &mut pair);
+        daemon_dies(&mut dice.fork(), &mut mischief);
         if moves {
             mischief.change_access();
         }
-        daemon_dies(&mut dice.fork(), &mut mischief);
         // Storage that moves the unit may vouch for a port that nobody has read over, by its name.
-        if looks_alike(&mut dice.fork(), &mut portals, !moves) {
+        let may = !moves && mischief.daemon_one_in == 0;
+        if looks_alike(&mut dice.fork(), &mut portals, may) {
             mischief.show_look_alike(portals.len() - 1);
             tunables.trust_identity = false;
         }
         if bug == Some(Bug::Product(mpio::path::planted::Bug::ResetSkipped)) {
-            // A new daemon's range would stay unproven for ever: that is found first, and it is the stale
-            // write that has to be seen here.
+            // A new daemon's range would stay unproven for ever, and what is released watched: that is found
+            // first, and it is the stale write that has to be seen here.
             mischief.daemon_one_in = 0;
+            tunables.fence_timeout = Duration::MAX;
         }
         if bug == Some(Bug::FenceOff) {
             tunables.fence = FenceMode::Off;
@@ -198,9 +200,12 @@ fn looks_alike(dice: &mut Dice, portals: &mut Vec<Portal>, may: bool) -> bool {
     does
 }
 
-/// One daemon in five is killed now and then.
+/// One daemon in five is killed now and then, and every second one of these with writes in doubt as a rule.
 fn daemon_dies(dice: &mut Dice, mischief: &mut Mischief) {
     if dice.one_in(5) {
+        if dice.one_in(2) {
+            *mischief = Mischief::doubts(dice);
+        }
         mischief.kill_daemon(dice.pick(&[30, 100, 300]));
     }
 }

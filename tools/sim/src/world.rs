@@ -197,6 +197,8 @@ pub struct World {
     recording: Vec<(Instant, usize, PathIndex, NexusRecord)>,
     /// Commands that were to be run to prove something.
     pub commands: Vec<FenceCommand>,
+    /// When the portals were to be asked again. Every path is there from the start.
+    pub discoveries: Vec<Instant>,
     /// The story of the run.
     pub trace: Trace,
     dice: Dice,
@@ -298,6 +300,7 @@ impl World {
             record_delay: Some(Duration::ZERO),
             recording: Vec::new(),
             commands: Vec::new(),
+            discoveries: Vec::new(),
             trace: Trace::default(),
             dice: Dice::new(setup.seed ^ 0x006e_6574),
             clock: 0,
@@ -405,6 +408,17 @@ impl World {
             let (_, late) = self.steady.turn(self.now, due);
             assert!(late.is_some(), "a pause that nobody would notice");
         }
+    }
+
+    /// The daemon does not run for so long, which is too short for its clock to be told.
+    pub fn starve(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        let deadlines = self.volumes.iter().filter_map(Volume::poll_deadline);
+        let due = self.steady.raw(deadlines.min().unwrap_or(Instant::MAX));
+        self.pause(duration, false);
+        let (now, late) = (self.steady.at(end), end.since(due));
+        self.volumes.iter_mut().for_each(|volume| volume.handle_stall(now, late));
+        self.awake.fill(true);
     }
 
     /// What the daemon takes for the time.

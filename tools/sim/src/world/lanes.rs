@@ -130,6 +130,7 @@ impl World {
             },
             Action::ForgetNexus(record) => self.state_file.retain(|r| *r != record),
             Action::RunFenceCommand(command) => self.commands.push(command),
+            Action::Discover => self.discoveries.push(self.now),
         }
     }
 
