@@ -8,7 +8,7 @@
 
 mod harness;
 
-use harness::daemon::Daemon;
+use harness::daemon::{Daemon, mpio};
 use harness::embedded::Embedded;
 use harness::process::finish_within;
 use std::time::{Duration, Instant};
@@ -23,6 +23,18 @@ const RISE_MAX: f64 = 2048.0;
 const BESIDE_MAX: u64 = 32 * 1024;
 /// The default of `buffer_memory`, KiB.
 const BUFFER_MEMORY: u64 = 64 * 1024;
+
+/// What `config check` promises may be so many times what a load takes that fills the payload memory. More would
+/// keep memory from others for nothing.
+const PROMISE_MAX: f64 = 2.0;
+
+/// What fills it: depth 128, as many bytes in flight as the payload memory has, each way.
+const FILLING: [&[&str]; 4] = [
+    &["--mixed", "--size", "4k", "--depth", "128"],
+    &["--size", "512k", "--depth", "128"],
+    &["--write", "--size", "512k", "--depth", "128"],
+    &["--mixed", "--size", "512k", "--depth", "128", "--connections", "2"],
+];
 
 /// Load of one second each: options of `mpio bench`.
 const LOADS: [&[&str]; 4] = [
@@ -89,5 +101,37 @@ fn memory_is_flat_under_load() {
     let most = *line.iter().max().unwrap();
     let promised = BUFFER_MEMORY + BESIDE_MAX;
     assert!(most <= promised, "{most} KiB resident, {promised} were promised");
+    daemon.stop();
+}
+
+/// What `config check` says that the daemon takes at most, KiB.
+fn promised_kib(file: &std::path::Path) -> u64 {
+    let done = mpio(&["config", "check", &file.to_string_lossy()]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let figure =
+        done.stdout.split_once("memory: at most ").and_then(|(_, rest)| rest.split_once(" MiB"));
+    let mib: f64 =
+        figure.and_then(|(mib, _)| mib.parse().ok()).unwrap_or_else(|| panic!("{}", done.stdout));
+    // It is printed with one decimal.
+    (mib * 1024.0).ceil() as u64 + 52
+}
+
+#[test]
+fn what_config_check_promises_is_kept() {
+    let storage = Embedded::start("promise");
+    let config = storage.config("trust_identity = true");
+    let file = storage.scratch.file("promise.toml", &config);
+    let promised = promised_kib(&file);
+    assert!(promised <= BUFFER_MEMORY + BESIDE_MAX, "{promised} KiB are promised");
+    let daemon = Daemon::start(&storage.scratch, None, &config);
+    for options in FILLING {
+        load(&daemon, options);
+        println!("{options:?}: {} KiB at most so far", daemon.most_resident_kib());
+    }
+    let most = daemon.most_resident_kib();
+    let ratio = promised as f64 / most as f64;
+    println!("{promised} KiB promised, {most} KiB taken: {ratio:.2} times");
+    assert!(most <= promised, "{most} KiB resident, {promised} were promised");
+    assert!(ratio <= PROMISE_MAX, "{promised} KiB promised, and {most} KiB were taken");
     daemon.stop();
 }
