@@ -5,6 +5,7 @@ use crate::base::Duration;
 use crate::export::client::ClientConfig;
 use crate::limits;
 use crate::path::Policy;
+use crate::volume::Endpoint;
 use crate::wire::nbd::Command;
 use mpio_target::faults::Commands;
 use mpio_target::{Fault, Rule};
@@ -145,6 +146,29 @@ fn a_client_that_reads_nothing_harms_nobody() {
     w.hear(deaf);
     w.until("everything read", |w| w.peers[deaf].1.answers.len() == 200);
     w.finish();
+}
+
+/// What the driver has taken is booked until the kernel has it: a send that waits for the client holds it.
+#[test]
+fn a_send_in_flight_holds_what_it_sends() {
+    const LEN: u32 = 1 << 20;
+    let mut w = World::new(Setup::default());
+    let c = w.client();
+    w.peer(c).deaf = true;
+    w.start_read(c, 0, LEN);
+    w.run_ms(20);
+    let endpoint = Endpoint::Client(w.peer(c).id.unwrap());
+    let mut in_flight = Vec::new();
+    let tx = w.volume().tx(endpoint).unwrap();
+    while tx.take(64, &mut in_flight) > 0 {}
+    w.start_read(c, 0, LEN);
+    w.run_ms(20);
+    let both = w.volume().payload_held;
+    assert!(both >= 2 * u64::from(LEN), "{both} bytes are held");
+    let now = w.now;
+    w.volume().handle_sent(now, endpoint);
+    let one = w.volume().payload_held;
+    assert!(one >= u64::from(LEN) && one < both - u64::from(LEN), "{one} of {both} bytes are held");
 }
 
 #[test]
