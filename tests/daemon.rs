@@ -13,6 +13,8 @@ mod fence;
 mod harness;
 #[path = "daemon/io_uring.rs"]
 mod io_uring;
+#[path = "daemon/pressure.rs"]
+mod pressure;
 #[path = "daemon/start.rs"]
 mod start;
 #[path = "daemon/state.rs"]

@@ -25,6 +25,9 @@ pub struct DaemonStatus {
     pub config: Option<String>,
     /// What the data plane asks the kernel by: `io_uring`, or `epoll` where that is refused.
     pub io: Io,
+    /// Its memory cannot be swapped out: with locked memory it may stand under writeback.
+    #[serde(default)]
+    pub memory_locked: bool,
 }
 
 /// What the data plane asks the kernel by.

@@ -7,28 +7,51 @@ use crate::control::dirs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A daemon that says nothing for this long is stuck.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+/// How often somebody who waits is asked whether to go on.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long an answer is waited for.
+pub struct Wait<'a> {
+    /// At most.
+    pub limit: Duration,
+    /// As long as this says so; asked ten times a second.
+    pub go_on: &'a dyn Fn() -> bool,
+}
 
 /// Asks the daemon at `control`, or at the first default socket that somebody listens on.
 ///
 /// # Errors
 /// Exit code 3 when no daemon answers, 2 when it does not know the device or path, 1 when it refuses.
 pub fn ask(control: Option<&Path>, command: Command) -> Result<Outcome, Failure> {
+    ask_while(control, command, &Wait { limit: TIMEOUT, go_on: &|| true })
+}
+
+/// The same with a limit of the caller's.
+///
+/// # Errors
+/// Those of [`ask`].
+pub fn ask_while(
+    control: Option<&Path>,
+    command: Command,
+    wait: &Wait<'_>,
+) -> Result<Outcome, Failure> {
     let (stream, path) = connect(control)?;
+    let began = Instant::now();
     let broken = |error: io::Error| {
         let why = match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                format!("no answer within {} s", TIMEOUT.as_secs())
+                format!("no answer within {:.0} s", began.elapsed().as_secs_f64())
             }
             _ => plain(&error),
         };
         let hint = "again, or the daemon's log";
         Failure::unreachable(format!("daemon at {}: {why}; try: {hint}", path.display()))
     };
-    let line = exchange(stream, &Request::new(command)).map_err(broken)?;
+    let line = exchange(stream, &Request::new(command), wait).map_err(broken)?;
     let answer: Answer = serde_json::from_str(&line).map_err(|error| {
         Failure::unreachable(format!(
             "daemon at {}: its answer is not understood ({error}); try: the mpio program of its version",
@@ -52,17 +75,31 @@ pub fn unexpected() -> Failure {
     )
 }
 
-fn exchange(mut stream: UnixStream, request: &Request) -> io::Result<String> {
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+fn exchange(mut stream: UnixStream, request: &Request, wait: &Wait<'_>) -> io::Result<String> {
+    stream.set_read_timeout(Some(LOOK.min(wait.limit)))?;
+    stream.set_write_timeout(Some(wait.limit))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     // A daemon that refuses the user says so and closes without reading: its answer counts, not our write.
     let written = stream.write_all(&line);
-    let mut answer = String::new();
-    let read = BufReader::new(stream.take(api::LINE_MAX as u64)).read_line(&mut answer);
+    let mut answer = Vec::new();
+    let mut reader = BufReader::new(stream.take(api::LINE_MAX as u64));
+    let until = Instant::now() + wait.limit;
+    let read = loop {
+        match reader.read_until(b'\n', &mut answer) {
+            // What has come so far is kept.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+                    && Instant::now() < until
+                    && (wait.go_on)() => {}
+            read => break read,
+        }
+    };
     match answer.is_empty() {
-        false => read.map(|_| answer),
+        false => {
+            read?;
+            String::from_utf8(answer).map_err(|_| io::ErrorKind::InvalidData.into())
+        }
         true => {
             written?;
             read?;

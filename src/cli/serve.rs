@@ -9,6 +9,7 @@ use crate::control::config::{
 };
 use crate::control::daemon::{self, Control, DaemonError, Isids, Options};
 use crate::control::log;
+use crate::control::pressure;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub fn serve(args: &ServeArgs, control: Option<&Path>) -> Result<(), Failure> {
         must_start: false,
         signals: true,
         stop: Arc::new(Notify::new()),
+        memory_locked: pressure::prepare().locked,
     })
 }
 
@@ -56,6 +58,7 @@ pub fn attach(args: &AttachArgs, control: Option<&Path>) -> Result<(), Failure> 
         must_start: true,
         signals: true,
         stop: Arc::new(Notify::new()),
+        memory_locked: pressure::prepare().locked,
     })
 }
 

@@ -222,6 +222,7 @@ mod tests {
             uptime_s: 12.5,
             config: Some("/etc/mpio.toml".into()),
             io: Io::Uring,
+            memory_locked: true,
         };
         let status = Status { version: 1, daemon, devices: vec![device] };
         let expected = "\

@@ -61,6 +61,8 @@ pub struct Options {
     pub signals: bool,
     /// Ends the daemon like SIGTERM, from another thread.
     pub stop: Arc<Notify>,
+    /// Its memory is locked.
+    pub memory_locked: bool,
 }
 
 /// Why a daemon did not start, or ended.
@@ -123,7 +125,11 @@ async fn life(options: Options) -> Result<(), DaemonError> {
     for lane in &lanes {
         lane.send(lane::Command::Errands(sender.clone()));
     }
-    let shared = Rc::new(Shared::new(config, lanes, options.isids).serving(states, sender));
+    let shared = Rc::new(
+        Shared::new(config, lanes, options.isids)
+            .memory_locked(options.memory_locked)
+            .serving(states, sender),
+    );
     runtime::spawn(errands::run(shared.clone(), inbox));
     shared.add_devices();
     if let Some(server) = server {

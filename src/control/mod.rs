@@ -21,6 +21,7 @@ pub mod lock;
 pub mod log;
 pub mod names;
 pub mod plan;
+pub mod pressure;
 pub mod runtime;
 pub mod server;
 pub mod sockets;

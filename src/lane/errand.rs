@@ -1,7 +1,7 @@
 //! What a lane asks of control: things that take a file or a process. A lane never waits for them.
 //!
 //! The queue is bounded by what its senders may have open: for each path one record, for each path one
-//! command; what is struck out is sent once for each record.
+//! command; what is struck out is sent once for each record; a discovery is asked for every 5 s at most.
 
 use crate::path::PathIndex;
 use crate::volume::fence_command::FenceCommand;
@@ -37,6 +37,8 @@ pub enum Errand {
         /// What to run.
         command: FenceCommand,
     },
+    /// Ask the portals again: a target has said that something changed.
+    Discover,
     /// Everything before this is done.
     Flush(oneshot::Sender<()>),
 }

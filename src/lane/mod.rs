@@ -75,6 +75,10 @@ struct Device {
 /// was set meanwhile may be late by as much; those that matter in milliseconds are asked for each turn.
 const TIMER_GRAIN: Duration = Duration::from_millis(10);
 
+/// A turn that is later than this was kept from running: what it measures is not the paths' doing. After a
+/// pause the clock itself is put right: see [`SteadyClock`].
+const STALL_MIN: Duration = Duration::from_millis(5);
+
 /// The thread's state.
 struct Lane {
     id: u16,

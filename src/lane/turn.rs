@@ -3,7 +3,7 @@
 use super::errand::Errand;
 use super::mailbox::{Command, CommandError, PathAction};
 use super::sockets::{Index, Socket, Sockets};
-use super::{Device, Lane, TIMER_GRAIN, log};
+use super::{Device, Lane, STALL_MIN, TIMER_GRAIN, log};
 use crate::base::{Duration, Instant, SteadyClock, TxQueue};
 use crate::limits;
 use crate::path::Stamp;
@@ -53,6 +53,10 @@ impl Lane {
     /// The one clock reading of a turn. After a pause all deadlines have moved by it.
     fn begin_turn(&mut self) -> Instant {
         let (now, paused) = self.clock.turn(self.raw_now(), self.timers_at);
+        let late = now.since(self.timers_at);
+        if paused.is_some() || late > STALL_MIN {
+            self.devices.iter_mut().for_each(|d| d.volume.handle_stall(now, late));
+        }
         if let Some(paused) = paused {
             tracing::warn!("stood still for {paused:?}: deadlines move by as much");
             // They ring when they were to, by a clock that is ahead now.
@@ -303,6 +307,9 @@ impl Lane {
             Action::ForgetNexus(record) => {
                 let device = self.devices[index].volume.name().to_owned();
                 self.errand(Errand::ForgetNexus { device, record });
+            }
+            Action::Discover => {
+                self.errand(Errand::Discover);
             }
             Action::RunFenceCommand(command) => {
                 let (device, lane) = (self.devices[index].volume.name().to_owned(), self.id);

@@ -618,7 +618,7 @@ fn attention_actions(asc: u8, ascq: u8) -> Actions {
         (0x2f, _) | (0x47, 0x7f) => Actions::CLEARED,
         (0x3f, 0x00 | 0x01) => Actions::REINQ.with(Actions::REMODE).with(Actions::RECAP),
         (0x3f, 0x03 | 0x05) => identity,
-        (0x3f, 0x0e) => identity.with(Actions::RELUN),
+        (0x3f, 0x0e) => identity.with(Actions::RELUN).with(Actions::REDISCOVER),
         (0x3f, 0x12..=0x14) => Actions::REDISCOVER,
         _ => Actions::NONE,
     }

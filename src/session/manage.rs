@@ -96,6 +96,7 @@ impl Session {
         self.owe(now);
         let tag = self.fresh_tag(PING_SLOT);
         self.ping = Some(tag);
+        self.pinged_at = now;
         self.statistics.pings += 1;
         self.put_nop(0, tag, TAG_NONE);
     }

@@ -152,6 +152,8 @@ pub struct Session {
     last_received: Instant,
     /// When the target last moved any command on.
     last_moved: Instant,
+    /// When the ping in flight was sent.
+    pinged_at: Instant,
     /// Since when an answer has been owed without a break.
     owed_since: Instant,
     /// End of the login, or of the logout.
@@ -201,6 +203,7 @@ impl Session {
             pongs: 0,
             last_received: Instant::ZERO,
             last_moved: Instant::ZERO,
+            pinged_at: Instant::ZERO,
             owed_since: Instant::ZERO,
             phase_deadline: Instant::MAX,
             logout_due: None,

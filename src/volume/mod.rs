@@ -55,7 +55,7 @@ pub use fence::watch;
 pub use io::hedge;
 use io::{abandon, block_ops, complete, dispatch, flush, request, transfer};
 pub use link::probe;
-use link::{alua, content, explicit, health, idle, probing, service};
+use link::{alua, content, explicit, health, idle, probing, rediscovery, service};
 
 use crate::base::{Duration, Instant, TxQueue};
 use crate::export;
@@ -136,6 +136,9 @@ pub enum Action {
     ForgetNexus(NexusRecord),
     /// Run this, answered by [`Volume::handle_fence_command`].
     RunFenceCommand(FenceCommand),
+    /// Ask the portals for their targets again: one of these has said that something changed. Not answered;
+    /// what is found is added by [`Volume::add_path`].
+    Discover,
 }
 
 /// One line for the log.
@@ -215,6 +218,7 @@ pub struct Volume {
     blocked: VecDeque<ClientId>,
     no_path_reported: bool,
     explicit: explicit::Need,
+    rediscovery: rediscovery::Rediscovery,
     /// Something became possible in this turn after its time had passed: once more.
     again: bool,
     /// Clients with events that were not asked for.
@@ -313,6 +317,7 @@ impl Volume {
             blocked: VecDeque::new(),
             no_path_reported: false,
             explicit: explicit::Need::default(),
+            rediscovery: rediscovery::Rediscovery::default(),
             again: false,
             attention: Vec::with_capacity(16),
             next_tick: Instant::ZERO,
@@ -369,6 +374,12 @@ impl Volume {
     /// Sets the pair of clock readings that events are dated by.
     pub fn set_clock(&mut self, now: Instant, wall: Stamp) {
         self.engine.set_clock(now, wall);
+    }
+
+    /// This process did not run for `late`, until `now`, without a pause of the clock that `now` is of: call
+    /// it before the events of the turn. What was in flight meanwhile is not measured, and no path is blamed.
+    pub fn handle_stall(&mut self, now: Instant, late: Duration) {
+        health::stalled(self, now, late);
     }
 
     /// A client connected.
@@ -435,6 +446,7 @@ impl Volume {
         health::timeouts(self, now);
         hedge::timeouts(self, now);
         alua::timeouts(self, now);
+        rediscovery::timeouts(self, now);
         clients::timeouts(self, now);
         dispatch::delayed(self, now);
         if now >= self.next_tick {
@@ -538,7 +550,7 @@ impl Volume {
             }
         }
         next = next.min(health::deadline(self)).min(hedge::deadline(self));
-        next = next.min(alua::deadline(self));
+        next = next.min(alua::deadline(self)).min(rediscovery::deadline(self));
         next = next.min(self.engine.failback_deadline().unwrap_or(Instant::MAX));
         for (_, client) in self.clients.iter() {
             next = next.min(client.connection.poll_deadline().unwrap_or(Instant::MAX));

@@ -5,7 +5,27 @@ use crate::harness::embedded::{Embedded, PATHS};
 use crate::harness::nbd::{REP_ACK, Raw};
 use crate::{open, says};
 use mpio::wire::nbd::{Command, NbdError};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+/// A unit attention of one target: the portals of all are asked again, and not for ever.
+#[test]
+fn portals_are_asked_again_when_a_target_reports_a_change() {
+    let rig = Embedded::start("rediscovery");
+    let mut daemon = rig.daemon("policy = \"failover\"\nprefer = \"a:ha1\"");
+    let logins = || [0, 1].map(|n| rig.pair.node(n).counters().logins.load(Ordering::Relaxed));
+    let before = logins();
+    rig.pair.node(0).unit_attention(0x3f, 0x0e);
+    open(&daemon).read(0, 4096).unwrap();
+    let asked = || logins().iter().zip(before).all(|(now, before)| *now == before + 1);
+    crate::harness::wait_for(Duration::from_secs(20), "both portals asked", || {
+        asked().then_some(())
+    });
+    daemon.wait("the device whole", |status| status["devices"][0]["state"] == "ok");
+    assert!(asked(), "{before:?} and now {:?}", logins());
+    says(&daemon.log(), &["asked again: a target has said that something changed"]);
+    daemon.stop();
+}
 
 #[test]
 fn a_portal_that_is_down_joins_later() {

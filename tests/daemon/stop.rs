@@ -24,7 +24,10 @@ fn sigterm_under_load_finishes_what_is_in_flight() {
     const COUNT: usize = 64;
     let config = PairConfig { journal: Scope::Changes, ..PairConfig::default() };
     let rig = Embedded::with("term-load", config);
-    let mut daemon = rig.daemon("");
+    // However long this machine lets the storage wait for the processor: it is not given up, and no write is
+    // repeated over the other path.
+    let patient = "path_timeout = \"30s\"\ncommand_timeout = \"30s\"\nshutdown_timeout = \"60s\"";
+    let mut daemon = rig.daemon(patient);
     // Writes take a while, so that some are in flight for certain.
     for index in 0..2 {
         let delay = Fault::Delay(Duration::from_millis(300), Duration::from_millis(400));
@@ -61,11 +64,13 @@ fn sigterm_under_load_finishes_what_is_in_flight() {
     let records = rig.pair.journal().records();
     let (flushes, writes): (Vec<_>, Vec<_>) =
         records.iter().partition(|record| FLUSHES.contains(&record.opcode));
-    assert_eq!(writes.len(), COUNT, "each write once");
+    assert_eq!(writes.len(), COUNT, "each write once\n{}", daemon.log());
     for node in 0..2 {
         let last = writes.iter().filter(|r| r.nexus.node == node).map(|r| r.sequence).max();
         let flushed = flushes.iter().filter(|r| r.nexus.node == node).map(|r| r.sequence).max();
-        assert!(flushed > last, "node {node}: writes up to {last:?}, flushed at {flushed:?}");
+        // A path that was suspect when they came has carried none.
+        let enough = last.is_none() || flushed > last;
+        assert!(enough, "node {node}: writes up to {last:?}, flushed at {flushed:?}");
         assert_eq!(rig.pair.node(node as usize).sessions(), 0);
         assert_eq!(rig.pair.node(node as usize).counters().violations(), [""; 0]);
     }

@@ -6,7 +6,7 @@ use super::cpu;
 use super::generator::{Done, Schedule, Shared, Worker};
 use super::load::Load;
 use super::tally::Tally;
-use super::target::Target;
+use super::target::{Target, until_interrupted};
 use crate::api::DeviceStatus;
 use crate::cli::{Failure, output};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -44,6 +44,12 @@ impl Interrupts {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let descriptor = SignalFd::with_flags(&set, flags).map_err(failed)?;
         Ok(Interrupts { descriptor, before })
+    }
+
+    /// Whether one is there that nobody has seen yet; it stays.
+    pub fn pending(&self) -> bool {
+        let mut polls = [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
+        poll(&mut polls, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     /// Waits at most `millis`; whether one came.
@@ -121,6 +127,23 @@ impl Run {
     #[must_use]
     pub fn us_per_request(&self, nanos: u64) -> f64 {
         nanos as f64 / 1e3 / self.requests().max(1) as f64
+    }
+
+    /// Adds a run of the same load that came after it.
+    pub fn append(&mut self, later: Run) {
+        self.tally.append(&later.tally);
+        self.load.seconds += later.load.seconds;
+        let before = self.seconds;
+        self.samples.extend(
+            later.samples.into_iter().map(|sample| Sample { at: before + sample.at, ..sample }),
+        );
+        self.seconds += later.seconds;
+        self.interrupted |= later.interrupted;
+        self.generator_cpu += later.generator_cpu;
+        for (pid, nanos) in later.other_cpu {
+            *self.other_cpu.entry(pid).or_default() += nanos;
+        }
+        self.broken = self.broken.take().or(later.broken);
     }
 
     /// Why it is no success, if it is none.
@@ -289,7 +312,7 @@ impl<'a> Watch<'a> {
             if tick == from || now >= until {
                 self.read_cpu();
             }
-            self.look(shared, now);
+            self.look(shared, now, interrupts);
             tick = if now >= until { u64::MAX } else { tick + SECOND };
         }
         self.ended = shared.now();
@@ -314,7 +337,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Once a second: a line for whoever watches, and the daemon's view.
-    fn look(&mut self, shared: &Shared, now: u64) {
+    fn look(&mut self, shared: &Shared, now: u64, interrupts: &Interrupts) {
         let answered = shared.answered.load(Ordering::Relaxed);
         let longest = shared.longest.swap(0, Ordering::Relaxed);
         let per_second = answered - std::mem::replace(&mut self.answered, answered);
@@ -329,7 +352,7 @@ impl<'a> Watch<'a> {
             ));
         }
         if let Some(managed) = &self.target.managed
-            && let Ok(device) = managed.status()
+            && let Ok(device) = managed.status(&until_interrupted(&|| !interrupts.pending()))
         {
             self.samples.push(Sample { at, device });
         }

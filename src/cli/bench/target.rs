@@ -3,8 +3,9 @@
 use super::load::Load;
 use super::uri::{self, Place};
 use crate::api::{Command, DeviceState, DeviceStatus, Outcome};
+use crate::cli::Failure;
+use crate::cli::client::{self, Wait};
 use crate::cli::nbd_client::{Connection, NbdClientError};
-use crate::cli::{Failure, client};
 use crate::control::config::Export;
 use crate::control::config::values::size_text;
 use crate::export::client::Exported;
@@ -31,9 +32,15 @@ impl Managed {
     ///
     /// # Errors
     /// Those of [`client::ask`].
-    pub fn status(&self) -> Result<DeviceStatus, Failure> {
-        ask(&self.name, self.control.as_deref()).map(|(_, device)| device)
+    pub fn status(&self, wait: &Wait<'_>) -> Result<DeviceStatus, Failure> {
+        ask(&self.name, self.control.as_deref(), wait).map(|(_, device)| device)
     }
+}
+
+/// As long as any command waits for a daemon, and while `go_on` says so.
+#[must_use]
+pub fn until_interrupted(go_on: &dyn Fn() -> bool) -> Wait<'_> {
+    Wait { limit: client::TIMEOUT, go_on }
 }
 
 /// Where the load goes.
@@ -58,7 +65,7 @@ impl Target {
             let place = uri::parse(text).map_err(|why| Failure::wrong(format!("{text}: {why}")))?;
             return Ok(Target { shown: text.to_owned(), place, managed: None });
         }
-        let (pid, device) = ask(text, control)?;
+        let (pid, device) = ask(text, control, &until_interrupted(&|| true))?;
         if !matches!(device.state, DeviceState::Ok | DeviceState::Degraded) {
             return Err(Failure::failed(format!(
                 "device {text}: it is {}, no path can carry I/O; try: mpio status {text}",
@@ -153,9 +160,13 @@ fn why(error: &NbdClientError) -> String {
     }
 }
 
-fn ask(device: &str, control: Option<&Path>) -> Result<(u32, DeviceStatus), Failure> {
+fn ask(
+    device: &str,
+    control: Option<&Path>,
+    wait: &Wait<'_>,
+) -> Result<(u32, DeviceStatus), Failure> {
     let command = Command::Status { device: Some(device.to_owned()) };
-    let Outcome::Status(mut status) = client::ask(control, command)? else {
+    let Outcome::Status(mut status) = client::ask_while(control, command, wait)? else {
         return Err(client::unexpected());
     };
     let device = status.devices.pop().ok_or_else(client::unexpected)?;

@@ -202,6 +202,7 @@ impl Daemon {
             must_start: true,
             signals: true,
             stop: stop.clone(),
+            memory_locked: false,
         };
         Daemon { control, stop, thread: std::thread::spawn(move || daemon::run(options)) }
     }

@@ -33,6 +33,7 @@ pub async fn run(shared: Rc<Shared>, mut errands: UnboundedReceiver<Errand>) {
                     start(device, command, mailbox);
                 }
             }
+            Errand::Discover => shared.discover_again(),
             Errand::Flush(done) => drop(done.send(())),
         }
     }

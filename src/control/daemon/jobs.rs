@@ -1,8 +1,9 @@
-//! Discovery jobs: one task per portal, until everything that is configured was found.
+//! Discovery jobs: one task per portal, until everything that is configured was found, and again whenever a target
+//! says that its portals or units have changed.
 //!
 //! A portal that does not answer is asked again, after 1 s first, then ever more seldom, up to 5 s: a client
-//! may be waiting for it. One that answers while a target is still missing everywhere is asked up to every 30 s. Paths that were found are the lanes'
-//! business from then on, whatever a later answer says.
+//! may be waiting for it. One that answers while a target is still missing everywhere is asked up to every 30 s.
+//! Paths that were found are the lanes' business from then on, whatever a later answer says.
 
 use super::handler::{device_status, first_lane};
 use super::shared::{Asked, Shared};
@@ -35,6 +36,7 @@ async fn portal(shared: Rc<Shared>, index: usize) {
     let mut pause = FIRST_PAUSE;
     let mut told = String::new();
     loop {
+        let changes = shared.changes();
         let result =
             if portal.discovery { ask(&shared, index).await } else { fixed(&shared, index).await };
         let longest = if result.is_ok() { LONGEST_INCOMPLETE } else { LONGEST_DOWN };
@@ -45,8 +47,16 @@ async fn portal(shared: Rc<Shared>, index: usize) {
                     shared.event(index, "portal-up", "it answers discovery");
                     told.clear();
                 }
-                if !portal.discovery || complete(&shared) {
+                if !portal.discovery {
                     return;
+                }
+                if complete(&shared) {
+                    // However often targets say it.
+                    tokio::time::sleep(FIRST_PAUSE).await;
+                    shared.change_after(changes).await;
+                    tracing::info!(portal = %portal.name, "asked again: a target has said that something changed");
+                    pause = FIRST_PAUSE;
+                    continue;
                 }
             }
             Err(why) => {
@@ -57,8 +67,11 @@ async fn portal(shared: Rc<Shared>, index: usize) {
                 }
             }
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(longest);
+        tokio::time::sleep(FIRST_PAUSE).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause - FIRST_PAUSE) => pause = (pause * 2).min(longest),
+            () = shared.change_after(changes) => pause = FIRST_PAUSE,
+        }
     }
 }
 

@@ -44,9 +44,13 @@ pub struct Shared {
     pub asked: RefCell<Vec<Asked>>,
     /// Told when something above changed.
     pub changed: Notify,
+    /// How often targets have said that something changed; `news` is told.
+    changes: Cell<u64>,
+    news: Notify,
     /// Whether every lane has finished.
     pub drained: Cell<bool>,
     started: Instant,
+    memory_locked: bool,
     isids: Isids,
     lanes: RefCell<Vec<LaneHandle>>,
     events: RefCell<VecDeque<api::Event>>,
@@ -67,8 +71,11 @@ impl Shared {
             plan: RefCell::new(Plan::new(&config)),
             asked: RefCell::new(vec![Asked::NotYet; config.portals.len()]),
             changed: Notify::new(),
+            changes: Cell::new(0),
+            news: Notify::new(),
             drained: Cell::new(false),
             started: Instant::now(),
+            memory_locked: false,
             isids,
             lanes: RefCell::new(lanes),
             events: RefCell::default(),
@@ -78,6 +85,13 @@ impl Shared {
             tunables: RefCell::new(config.devices.iter().map(|d| d.tunables.clone()).collect()),
             config,
         }
+    }
+
+    /// Remembers whether the process has locked its memory.
+    #[must_use]
+    pub fn memory_locked(mut self, locked: bool) -> Shared {
+        self.memory_locked = locked;
+        self
     }
 
     /// With what an earlier process has left behind (nothing, where ISIDs are random), and the way to who
@@ -104,6 +118,25 @@ impl Shared {
         match index.and_then(|index| states.get_mut(index)) {
             Some(state) => change(state),
             None => Err(io::Error::other("this device has no state file")),
+        }
+    }
+
+    /// A target has said that something changed: whoever asks portals does it again.
+    pub fn discover_again(&self) {
+        self.changes.set(self.changes.get() + 1);
+        self.news.notify_waiters();
+    }
+
+    /// How often [`Shared::discover_again`] was called.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.get()
+    }
+
+    /// Until there was a change after the first `known` ones.
+    pub async fn change_after(&self, known: u64) {
+        while self.changes.get() == known {
+            self.news.notified().await;
         }
     }
 
@@ -278,6 +311,7 @@ impl Shared {
             pid: std::process::id(),
             uptime_s: (self.started.elapsed().as_secs_f64() * 10.0).round() / 10.0,
             config: self.config.file.as_ref().map(|file| file.display().to_string()),
+            memory_locked: self.memory_locked,
             io: match self.lanes().first().map(LaneHandle::io) {
                 Some(Io::Epoll) => api::Io::Epoll,
                 Some(Io::Uring | Io::Best) | None => api::Io::Uring,

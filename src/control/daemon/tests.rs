@@ -42,6 +42,7 @@ fn with_daemon(
         must_start: false,
         signals: false,
         stop: stop.clone(),
+        memory_locked: false,
     };
     change(&mut options);
     let there = control.clone();
@@ -166,6 +167,7 @@ fn a_second_daemon_on_the_same_socket_is_refused() {
                 must_start: false,
                 signals: false,
                 stop: Arc::new(Notify::new()),
+                memory_locked: false,
             });
             assert_eq!(
                 second.unwrap_err().to_string(),

@@ -106,6 +106,8 @@ pub struct Engine {
     read_tail: Option<Duration>,
     /// Since when no path is usable.
     down_since: Option<Instant>,
+    /// Commands from before say nothing of their path.
+    stalled_until: Instant,
     events: Events,
     clock: WallClock,
 }
@@ -129,6 +131,7 @@ impl Engine {
             failover: Failover::new(tuning.failback),
             read_tail: None,
             down_since: Some(now),
+            stalled_until: Instant::ZERO,
             events: Events::new(),
             clock: WallClock::default(),
         }
@@ -231,29 +234,44 @@ impl Engine {
         self.trust.started(path, op);
     }
 
-    /// A command that was started, with the same `op` and `bytes`, ended after `latency`.
+    /// A command that was started at `started`, with the same `op` and `bytes`, ended.
     pub fn finished(
         &mut self,
+        now: Instant,
         path: PathIndex,
         op: Op,
         bytes: u32,
-        latency: Duration,
+        started: Instant,
         ended: Ended,
     ) {
+        let latency = now - started;
         self.selector.finished(path, op, bytes, latency, ended);
         let entry = &mut self.paths[path.get()];
         let suspect = entry.state == State::Suspect;
         self.trust.finished(path, op, ended, suspect);
         entry.stats.record(op, bytes, latency, ended);
-        if ended != Ended::Lost && op != Op::Other {
+        // What waited for us, not for the path, tells nothing of the path.
+        if ended != Ended::Lost && op != Op::Other && started >= self.stalled_until {
             let new_tail = entry.patience.record(op, latency);
             if suspect {
-                entry.patience.excuse(latency);
+                entry.patience.excuse(op, latency);
             }
             if new_tail {
                 self.find_read_tail();
             }
         }
+    }
+
+    /// This process did not run for a while, until `now`: of what was in flight then nobody knows how long it
+    /// took.
+    pub fn stalled(&mut self, now: Instant) {
+        self.stalled_until = now;
+    }
+
+    /// The end of the last [stall](Engine::stalled).
+    #[must_use]
+    pub fn stalled_until(&self) -> Instant {
+        self.stalled_until
     }
 
     #[cold]

@@ -127,11 +127,11 @@ impl Engine {
         self.selector.depth(path)
     }
 
-    /// How long the path may owe answers while nothing moves before it is suspect, as far as its own past
-    /// tells; the lower bound is a setting.
+    /// How long the path may owe answers to commands of this kind while nothing moves before it is suspect, as
+    /// far as its own past tells; the lower bound is a setting.
     #[must_use]
-    pub fn suspect_after(&self, path: PathIndex) -> Duration {
-        self.paths[path.get()].patience.get()
+    pub fn suspect_after(&self, path: PathIndex, op: Op) -> Duration {
+        self.paths[path.get()].patience.of(op)
     }
 
     /// What all but one in 200 of the recent reads on the fastest active path took no longer than, once known.

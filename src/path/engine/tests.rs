@@ -253,11 +253,11 @@ fn a_path_from_suspicion_gets_reads_then_one_write_then_all() {
         assert_eq!(next(&mut e, Op::Write), p(1));
     }
     while next(&mut e, Op::Read) != p(0) {}
-    e.finished(p(0), Op::Read, 512, ms, Ended::Good);
+    e.finished(NOW + ms, p(0), Op::Read, 512, NOW, Ended::Good);
     assert!(e.wants_read().is_empty());
     let second: Vec<_> = (0..10).map(|_| next(&mut e, Op::Write)).collect();
     assert_eq!(second.iter().filter(|path| **path == p(0)).count(), 1, "one at a time");
-    e.finished(p(0), Op::Write, 512, ms, Ended::Good);
+    e.finished(NOW + ms, p(0), Op::Write, 512, NOW, Ended::Good);
     let third: Vec<_> = (0..10).map(|_| next(&mut e, Op::Write)).collect();
     assert_eq!(third.iter().filter(|path| **path == p(0)).count(), 5);
     assert_eq!((e.in_flight(p(0)), e.stats(p(0)).writes, e.stats(p(0)).reads), (5, 1, 1));
@@ -367,7 +367,7 @@ proptest! {
                 }
                 Step::Finish(which) if !flying.is_empty() => {
                     let (path, op) = flying.swap_remove(which % flying.len());
-                    e.finished(path, op, 4096, Duration::from_micros(90), Ended::Good);
+                    e.finished(now + Duration::from_micros(90), path, op, 4096, now, Ended::Good);
                 }
                 Step::Finish(_) => {}
                 Step::Lose(path) if path < n && e.state(p(path)).carries_io() => {
@@ -375,7 +375,7 @@ proptest! {
                     full.remove(p(path));
                     flying.retain(|(on, op)| {
                         if *on == p(path) {
-                            e.finished(*on, *op, 4096, Duration::ZERO, Ended::Lost);
+                            e.finished(now, *on, *op, 4096, now, Ended::Lost);
                         }
                         *on != p(path)
                     });

@@ -45,7 +45,7 @@ impl Actions {
     pub const READ_ONLY: Actions = Actions(1 << 14);
     /// This path's target no longer has the LUN.
     pub const LUN_GONE: Actions = Actions(1 << 15);
-    /// Portals of the target have changed: the administrator may want to discover again.
+    /// Portals or units of the target have changed: ask the portals again.
     pub const REDISCOVER: Actions = Actions(1 << 16);
     /// Retry without unsolicited data.
     pub const NO_UNSOLICITED: Actions = Actions(1 << 17);

@@ -65,6 +65,7 @@ const ERROR_ROWS: &[Row] = &[
     (K::Completed, 0, &[0], CALLER_IO, CALLER_IO, A::ALARM),
 ];
 
+const LUNS_CHANGED: A = A(A::RELUN.0 | A::REINQ.0 | A::HOLD.0 | A::REDISCOVER.0);
 const NO_SPACE: Verdict = Verdict::GiveToCaller(Failure::NoSpace);
 const READ_ONLY: Verdict = Verdict::GiveToCaller(Failure::ReadOnly);
 
@@ -120,7 +121,7 @@ const ATTENTION_ROWS: &[Row] = &[
     (K::UnitAttention, 0x38, &[7], HERE_, HERE_, A::ALARM),
     (K::UnitAttention, 0x3f, &[0, 1], HERE_, HERE_, A(A::REINQ.0 | A::REMODE.0 | A::RECAP.0)),
     (K::UnitAttention, 0x3f, &[3, 5], HERE_, HERE_, A(A::REINQ.0 | A::HOLD.0)),
-    (K::UnitAttention, 0x3f, &[0x0e], HERE_, HERE_, A(A::RELUN.0 | A::REINQ.0 | A::HOLD.0)),
+    (K::UnitAttention, 0x3f, &[0x0e], HERE_, HERE_, LUNS_CHANGED),
     (K::UnitAttention, 0x3f, &[0x12, 0x13, 0x14], HERE_, HERE_, A::REDISCOVER),
     (K::UnitAttention, 0x47, &[0x7f], HERE_, HERE_, A::CLEARED),
     (K::UnitAttention, 0x5d, &[0, 0x10], HERE_, HERE_, A::ALARM),

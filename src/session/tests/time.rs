@@ -74,6 +74,31 @@ fn busy() {
     assert!(matches!(s.closed(), SessionError::Silence(_)));
 }
 
+/// The rest of a stream that comes 200 ms after its process has stopped does not save the connection; bytes that
+/// go on coming do, however late the ping's answer is.
+#[test]
+fn bytes_that_were_on_their_way_are_no_answer_to_a_ping() {
+    for (more, ends) in [
+        (&[][..], 1000),
+        (&[219][..], 1020),
+        (&[219, 600][..], 1100),
+        (&[400, 800, 1200, 1600][..], 2100),
+    ] {
+        let mut s = Script::logged_in(config(), TGTD);
+        s.read(1, 4096);
+        s.session.ping(at(20));
+        for &byte in more {
+            s.session.handle_timeout(at(byte));
+            s.now = at(byte);
+            s.feed(&[0x25]);
+            s.session.ping(at(byte));
+        }
+        assert_eq!(s.session.poll_deadline(), Some((at(ends), Deadline::Silence)));
+        s.session.handle_timeout(at(ends));
+        assert!(matches!(s.closed(), SessionError::Silence(_)));
+    }
+}
+
 /// A ping interval above the silence timeout does not make a connection silent without having asked.
 #[test]
 fn interval_above_the_timeout() {

@@ -237,7 +237,7 @@ fn end(v: &mut Volume, now: Instant, key: Key, ended: Ended) -> Option<Straggler
     if !straggler.accused {
         health::landed(v, path, verb.op());
     }
-    v.engine.finished(path, verb.op(), bytes, now - started, ended);
+    v.engine.finished(now, path, verb.op(), bytes, started, ended);
     Some(straggler)
 }
 

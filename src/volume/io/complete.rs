@@ -9,7 +9,9 @@ use crate::path::{Ended, PathIndex, PathSet};
 use crate::session::{Completion, Residual};
 use crate::volume::request::{self, Flight, PartId, PartVerb, Verb};
 use crate::volume::table::Key;
-use crate::volume::{Level, Volume, abandon, alua, content, fencing, flush, health, link, probing};
+use crate::volume::{
+    Level, Volume, abandon, alua, content, fencing, flush, health, link, probing, rediscovery,
+};
 use crate::wire::nbd::NbdError;
 use crate::wire::scsi::{SenseKey, Status};
 
@@ -31,7 +33,7 @@ pub(in crate::volume) fn done(
     let outcome = Outcome::new(response, status, sense.as_deref(), short);
     let good = outcome == Outcome::GOOD;
     let ended = if good { Ended::Good } else { Ended::Error };
-    v.engine.finished(path, verb.op(), bytes, now - flight.started, ended);
+    v.engine.finished(now, path, verb.op(), bytes, flight.started, ended);
     health::answered(v, now, path, verb.op(), flight.started);
     if good {
         carried_out(v, now, path);
@@ -252,9 +254,10 @@ pub(in crate::volume) fn act(
         v.notice(now, Level::Warn, Some(path), "target reports", &outcome.to_string());
     }
     if actions.contains(Actions::REDISCOVER) {
-        // Portals are used only where they are configured: it is for the administrator to follow.
-        let why = format!("the target's portals have changed ({outcome}); try: mpio discover");
+        let why =
+            format!("what the target offers has changed ({outcome}): the portals are asked again");
         v.notice(now, Level::Warn, Some(path), "target reports", &why);
+        rediscovery::wanted(v, now);
     }
 }
 
@@ -339,7 +342,7 @@ pub(in crate::volume) fn lost(
     }
     let id = Key::from_token(token);
     let Some((verb, bytes, flight)) = land(v, id, path) else { return false };
-    v.engine.finished(path, verb.op(), bytes, now - flight.started, Ended::Lost);
+    v.engine.finished(now, path, verb.op(), bytes, flight.started, Ended::Lost);
     let doubt = sent && verb.changes_state();
     if doubt {
         fencing::in_doubt(v, now, id, path);

@@ -447,7 +447,7 @@ fn due(v: &Volume, path: PathIndex, urgent: PathSet) -> Instant {
         let patience = match v.engine.state(path) {
             _ if question.tag.is_none() => Duration::MAX,
             // Its commands show whether it answers, and what is asked of suspects.
-            State::Active if link.owed > 0 => Duration::MAX,
+            State::Active if link.debts.any() => Duration::MAX,
             State::Suspect => Duration::MAX,
             State::Active => v.spec.tunables.command_timeout,
             _ => ANSWER_TIMEOUT,

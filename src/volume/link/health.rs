@@ -27,9 +27,54 @@ const ALONE_FACTOR: u32 = 3;
 /// Questions to a suspect path that may be open at the same time.
 const QUESTIONS_MAX: u32 = 4;
 
-/// How long nothing may move on a path that owes answers.
-fn patience(v: &Volume, path: PathIndex) -> Duration {
-    v.engine.suspect_after(path).max(v.spec.tunables.suspect_after)
+/// What a path owes answers to, by kind: reads are waited for less long than writes where they are faster.
+#[derive(Debug, Default)]
+pub(in crate::volume) struct Debts {
+    reads: Debt,
+    writes: Debt,
+    /// When the path was last given time because we did not run.
+    excused: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Debt {
+    open: u32,
+    /// Since when there are any, without the time in which we did not run.
+    since: Instant,
+}
+
+impl Debts {
+    pub(in crate::volume) fn any(&self) -> bool {
+        self.open() > 0
+    }
+
+    fn open(&self) -> u32 {
+        self.reads.open + self.writes.open
+    }
+
+    fn of(&mut self, op: Op) -> &mut Debt {
+        match op {
+            Op::Read => &mut self.reads,
+            Op::Write => &mut self.writes,
+            Op::Other => unreachable!("only what moves data accuses a path"),
+        }
+    }
+
+    /// Since when there are any of any kind.
+    fn since(&self) -> Option<Instant> {
+        let open = [&self.reads, &self.writes].into_iter().filter(|debt| debt.open > 0);
+        open.map(|debt| debt.since).min()
+    }
+
+    /// They count from `now` on.
+    fn restart(&mut self, now: Instant) {
+        (self.reads.since, self.writes.since) = (now, now);
+    }
+}
+
+/// How long nothing may move on a path that owes answers to commands of this kind.
+fn patience(v: &Volume, path: PathIndex, op: Op) -> Duration {
+    v.engine.suspect_after(path, op).max(v.spec.tunables.suspect_after)
 }
 
 /// A part was given to `path`.
@@ -37,10 +82,10 @@ pub(in crate::volume) fn started(v: &mut Volume, now: Instant, path: PathIndex, 
     if op == Op::Other {
         return;
     }
-    let link = &mut v.links[path.get()];
-    link.owed += 1;
-    if link.owed == 1 {
-        link.owed_since = now;
+    let debt = v.links[path.get()].debts.of(op);
+    debt.open += 1;
+    if debt.open == 1 {
+        debt.since = now;
         v.owing.insert(path);
     }
 }
@@ -50,10 +95,32 @@ pub(in crate::volume) fn landed(v: &mut Volume, path: PathIndex, op: Op) {
     if op == Op::Other {
         return;
     }
-    let link = &mut v.links[path.get()];
-    link.owed = link.owed.checked_sub(1).expect("what lands was started");
-    if link.owed == 0 {
+    let debts = &mut v.links[path.get()].debts;
+    let debt = debts.of(op);
+    debt.open = debt.open.checked_sub(1).expect("what lands was started");
+    if !debts.any() {
         v.owing.remove(path);
+    }
+}
+
+/// This process did not run for `late`, or longer, until `now`: that long nobody could see anything move. A path
+/// is blamed only after half its time has passed while we ran; once, lest one that is gone is never found on a
+/// machine that stalls again and again.
+pub(in crate::volume) fn stalled(v: &mut Volume, now: Instant, late: Duration) {
+    v.engine.stalled(now);
+    for path in v.owing.iter() {
+        let moved = last_moved(v, path);
+        let half = [Op::Read, Op::Write].map(|op| patience(v, path, op) / 2);
+        let debts = &mut v.links[path.get()].debts;
+        let again = moved <= debts.excused;
+        debts.excused = now;
+        for (debt, half) in [&mut debts.reads, &mut debts.writes].into_iter().zip(half) {
+            let since = debt.since.max(moved);
+            let quiet = now.since(since + late);
+            // What is still counted of the silence.
+            let counted = if again { quiet } else { quiet.min(half) };
+            debt.since = since + (now - since).saturating_sub(counted);
+        }
     }
 }
 
@@ -93,7 +160,7 @@ fn owes_since_before(v: &Volume, path: PathIndex, then: Instant) -> bool {
 /// The path has become active.
 pub(in crate::volume) fn back(v: &mut Volume, now: Instant, path: PathIndex) {
     let link = &mut v.links[path.get()];
-    link.owed_since = now;
+    link.debts.restart(now);
     link.flush_late = false;
     idle::begin(v, now, path);
     move_reads(v, now);
@@ -113,22 +180,24 @@ pub(in crate::volume) fn deadline(v: &Volume) -> Instant {
 
 /// When the path becomes suspect if nothing moves there.
 fn silence_ends(v: &Volume, path: PathIndex) -> Instant {
-    moved(v, path) + patience(v, path)
+    let (moved, debts) = (last_moved(v, path), &v.links[path.get()].debts);
+    let ends = |debt: &Debt, op| match debt.open {
+        0 => Instant::MAX,
+        _ => moved.max(debt.since) + patience(v, path, op),
+    };
+    ends(&debts.reads, Op::Read).min(ends(&debts.writes, Op::Write))
 }
 
 /// How long nothing has moved on a path that owes answers.
 pub(in crate::volume) fn quiet_for(v: &Volume, now: Instant, path: PathIndex) -> Duration {
-    match v.owing.contains(path) {
-        true => now - moved(v, path),
-        false => Duration::ZERO,
-    }
+    let since = v.links[path.get()].debts.since();
+    since.map_or(Duration::ZERO, |since| now - since.max(last_moved(v, path)))
 }
 
-/// When a READ or WRITE last moved on the path, or became the first one there.
-fn moved(v: &Volume, path: PathIndex) -> Instant {
-    let link = &v.links[path.get()];
-    let moved = link.session_ref().map_or(Instant::ZERO, |session| session.last_moved());
-    moved.max(link.owed_since)
+/// When a READ or WRITE last moved on the path.
+fn last_moved(v: &Volume, path: PathIndex) -> Instant {
+    let session = v.links[path.get()].session_ref();
+    session.map_or(Instant::ZERO, |session| session.last_moved())
 }
 
 /// What has to be done to the millisecond.
@@ -137,8 +206,8 @@ pub(in crate::volume) fn timeouts(v: &mut Volume, now: Instant) {
         if silence_ends(v, path) <= now {
             let why = format!(
                 "nothing has come for {:.3} s while {} commands are outstanding ({})",
-                patience(v, path).as_secs_f64(),
-                v.links[path.get()].owed,
+                quiet_for(v, now, path).as_secs_f64(),
+                v.links[path.get()].debts.open(),
                 link::where_(&v.links[path.get()])
             );
             suspect(v, now, path, &why);
@@ -174,9 +243,14 @@ pub(in crate::volume) fn suspect(v: &mut Volume, now: Instant, path: PathIndex, 
         straggler.accused = true;
     }
     let link = &mut v.links[path.get()];
-    link.owed = 0;
+    link.debts = Debts::default();
     link.hung_at = hung_at;
     link.ask_at = now + v.spec.tunables.suspect_interval;
+    // Whether it is the unit or the whole target: the sooner it is asked, the sooner that is known.
+    if let Some(session) = link.session.as_mut() {
+        session.ping(now);
+        v.mark_link(path);
+    }
     v.owing.remove(path);
     move_reads(v, now);
 }
@@ -297,13 +371,14 @@ fn late_parts(v: &mut Volume, now: Instant) {
     let mut slow: Option<(PathIndex, Duration)> = None;
     for (id, part) in v.parts.iter() {
         let Some(flight) = part.flight else { continue };
-        let idle = now - idle_since(v, flight.path, flight.tag, flight.started);
-        if idle >= limit(v, part.verb, flight.path) {
+        let since = idle_since(v, flight.path, flight.tag, flight.started);
+        let idle = now - since.max(v.engine.stalled_until());
+        if now - since >= limit(v, part.verb, flight.path) {
             late.push((flight.started, id));
         } else if !flight.accused
             && part.verb.op() != Op::Other
             && v.engine.active().contains(flight.path)
-            && idle > patience(v, flight.path) * ALONE_FACTOR
+            && idle > patience(v, flight.path, part.verb.op()) * ALONE_FACTOR
         {
             slow = Some((flight.path, idle));
         }

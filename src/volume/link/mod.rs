@@ -15,6 +15,7 @@ pub(in crate::volume) mod health;
 pub(in crate::volume) mod idle;
 pub mod probe;
 pub(in crate::volume) mod probing;
+pub(in crate::volume) mod rediscovery;
 pub(in crate::volume) mod service;
 
 use crate::base::{Blame, Duration, Instant, TxQueue};
@@ -129,9 +130,8 @@ pub(in crate::volume) struct Link {
     pub(in crate::volume) queues: bool,
     /// Since when the command window is closed with nothing in flight.
     closed_since: Option<Instant>,
-    /// READs and WRITEs in flight that have not accused the path, and since when there are any.
-    pub(in crate::volume) owed: u32,
-    pub(in crate::volume) owed_since: Instant,
+    /// READs and WRITEs in flight that have not accused the path.
+    pub(in crate::volume) debts: health::Debts,
     /// When the socket last took bytes.
     pub(in crate::volume) taken_at: Instant,
     /// Where the path hung, when it is asked next, and questions that are open.
@@ -188,8 +188,7 @@ impl Link {
             depth: Depth::new(depth),
             queues: true,
             closed_since: None,
-            owed: 0,
-            owed_since: Instant::ZERO,
+            debts: health::Debts::default(),
             taken_at: Instant::ZERO,
             hung_at: 0,
             ask_at: Instant::MAX,

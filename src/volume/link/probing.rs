@@ -7,7 +7,9 @@ use crate::path::{PathIndex, PathSet, State};
 use crate::session::{Command, Completion, Direction, TaskTag};
 use crate::volume::link::{self, Link, PROBE, Phase, Retry, Then, where_};
 use crate::volume::probe::{self, Facts, Probe};
-use crate::volume::{Action, Level, Volume, alua, clients, content, flush, health, transfer};
+use crate::volume::{
+    Action, Level, Volume, alua, clients, content, flush, health, rediscovery, transfer,
+};
 use crate::wire::scsi::Sense;
 use std::sync::Arc;
 
@@ -188,6 +190,9 @@ fn step(v: &mut Volume, now: Instant, path: PathIndex) {
             }
             if found.contains(Actions::CACHE_LOST) {
                 flush::cache_lost(v, now, path, relogin);
+            }
+            if found.contains(Actions::REDISCOVER) {
+                rediscovery::wanted(v, now);
             }
             ask_access(v, now, path, facts, Some(unit), not_served);
         }

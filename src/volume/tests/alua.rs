@@ -5,8 +5,9 @@ use crate::base::Duration;
 use crate::path::{PathIndex, Policy, State};
 use crate::volume::spec::Tunables;
 use crate::wire::scsi::{AccessState, Emit, PortGroup, PortGroups};
+use mpio_target::faults::Commands;
 use mpio_target::wire::scsi::AccessState as Theirs;
-use mpio_target::{Lie, PairConfig, Rule};
+use mpio_target::{Fault, Lie, PairConfig, Rule};
 
 const READ: u8 = 0x28;
 const WRITE: u8 = 0x2a;
@@ -243,6 +244,36 @@ fn the_storage_is_asked_to_serve_what_is_left() {
         w.run(Duration::from_secs(100));
         let now = w.pair.access().states();
         assert_eq!(now, [Some(Standby), Some(Fast)], "no way back without need");
+        w.finish();
+    }
+}
+
+/// Each lane finds for itself that no path is left; the storage is asked by one of them.
+#[test]
+fn of_several_lanes_one_asks() {
+    const MAINTENANCE_OUT: u8 = 0xa4;
+    for lanes in [2, 4] {
+        let states = [Fast, Standby];
+        let mut w = World::cold(Setup { lanes, pair: pair(states, 2), ..setup(states) });
+        let on = |w: &World, path, state| {
+            (0..usize::from(lanes)).all(|lane| w.state_on(lane, path) == state)
+        };
+        w.until("up", |w| on(w, 0, State::Active) && on(w, 1, State::Standby));
+        let asked = |w: &World| w.faults(1).struck("late");
+        // Its answer takes longer than the lanes need to find out that they have no path.
+        let late = Rule::new(Fault::Delay(Duration::from_millis(300), Duration::from_millis(300)));
+        let late = late.on(Commands::Opcode(MAINTENANCE_OUT));
+        w.faults(1).set("late", late);
+        w.kill(0);
+        w.until("served", |w| on(w, 1, State::Active));
+        assert_eq!(asked(&w), 1, "{lanes} lanes");
+        // And each lane carries commands there.
+        for lane in 0..usize::from(lanes) {
+            let c = w.client_on(lane);
+            w.write(c, lane as u64 * 4096, &pattern(1, 4096)).expect("written");
+        }
+        w.run(Duration::from_secs(60));
+        assert_eq!(asked(&w), 1, "{lanes} lanes");
         w.finish();
     }
 }

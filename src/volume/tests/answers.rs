@@ -228,14 +228,52 @@ fn unsolicited_data_that_is_refused_is_not_sent_again() {
     w.finish();
 }
 
-/// Portals are the administrator's to configure: a change of the target's is told, once for each attention.
+/// 3F/12 to 3F/14 and 3F/0E: told, and the portals are asked again at once, every five seconds at most; what was said
+/// meanwhile is not lost.
 #[test]
-fn portals_that_changed_are_told() {
-    let mut w = World::new(Setup { policy: Policy::Failover, ..Setup::default() });
+fn portals_are_asked_again_when_something_has_changed() {
+    for ascq in [0x12, 0x13, 0x14, 0x0e] {
+        let mut w = World::new(Setup { policy: Policy::Failover, ..Setup::default() });
+        let c = w.client();
+        w.node(0).unit_attention(0x3f, ascq);
+        let from = w.now;
+        w.read(c, 0, 512).expect("read");
+        assert_eq!((w.logged("target reports"), w.failures(0)), (1, 0));
+        assert_eq!(w.discoveries.len(), 1, "3f/{ascq:02x}");
+        assert!(w.discoveries[0] - from < Duration::from_millis(1));
+        w.until_active();
+        for _ in 0..3 {
+            w.node(0).unit_attention(0x3f, ascq);
+            w.read(c, 0, 512).expect("read");
+            w.until_active();
+            w.run_ms(100);
+        }
+        assert_eq!(w.discoveries.len(), 1, "not as often as the target says it");
+        w.run(Duration::from_secs(30));
+        assert_eq!(w.discoveries.len(), 2);
+        assert_eq!(w.discoveries[1] - w.discoveries[0], Duration::from_secs(5));
+        w.finish();
+    }
+}
+
+/// A path whose unit was not there is tried again at once when its target says that its units have changed.
+#[test]
+fn a_unit_that_appears_is_used_at_once() {
+    let missing = Fault::Sense(SenseCode { key: 5, asc: 0x25, ascq: 0 });
+    let mut w = World::cold(Setup { policy: Policy::Failover, ..Setup::default() });
+    w.faults(1).set("missing", Rule::new(missing));
+    w.until_state(1, State::Failed);
+    w.until_state(0, State::Active);
     let c = w.client();
-    w.node(0).unit_attention(0x3f, 0x12);
+    // Long enough for the longest back-off.
+    w.run(Duration::from_secs(60));
+    w.until_state(1, State::Failed);
+    w.faults(1).clear();
+    w.node(0).unit_attention(0x3f, 0x0e);
+    let from = w.now;
     w.read(c, 0, 512).expect("read");
-    assert_eq!((w.logged("target reports"), w.failures(0)), (1, 0));
+    w.until_state(1, State::Active);
+    assert!(w.now - from < Duration::from_millis(50), "{:?}", w.now - from);
     w.finish();
 }
 

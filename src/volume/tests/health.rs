@@ -4,7 +4,7 @@
 use super::wire::Net;
 use super::world::{Setup, World, pattern};
 use crate::base::{Duration, Instant};
-use crate::path::{FenceMode, Policy, State};
+use crate::path::{FenceMode, Op, PathIndex, Policy, State};
 use crate::volume::spec::Tunables;
 use mpio_target::faults::{Commands, SenseCode};
 use mpio_target::{Fault, Rule};
@@ -278,6 +278,55 @@ fn a_write_that_cannot_be_aborted_stays_in_doubt_until_its_status() {
     heal(w);
 }
 
+/// ABORT TASK of a read that is refused is asked for again: its place in the window is wanted.
+#[test]
+fn a_refused_abort_of_a_read_is_repeated() {
+    for answer in [5, 255] {
+        let tunables = Tunables { management_timeout: MS(3000), ..Tunables::default() };
+        let (mut w, c) = warm(Setup { tunables, ..Setup::default() });
+        w.faults(0).set("lost", Rule::new(Fault::Hold).on(Commands::Medium).blocks(7, 1).times(1));
+        w.faults(0).set("tmf", Rule::new(Fault::TaskManagementAnswer(answer)));
+        let reads: Vec<u64> = (0..2).map(|_| w.start_read(c, 7 * 512, 512)).collect();
+        for read in reads {
+            w.answer(c, read).expect("read elsewhere");
+        }
+        w.run_ms(2500);
+        let refused = |w: &World| w.faults(0).struck("tmf");
+        assert_eq!((refused(&w), w.volume().stragglers.len()), (1, 1), "{answer}: {}", w.story());
+        w.run_ms(3000);
+        assert_eq!(
+            (refused(&w), w.volume().stragglers.len()),
+            (2, 1),
+            "{answer}: once per timeout"
+        );
+        w.faults(0).remove("tmf");
+        w.run_ms(3000);
+        assert_eq!((w.volume().stragglers.len(), w.node(0).held()), (0, 0), "{answer}");
+        assert_eq!((w.state(0), w.failures(0)), (State::Active, 0), "{answer}: {}", w.story());
+        w.finish();
+    }
+}
+
+/// Suspect, nothing outstanding, and no room for the question whether it answers again: nothing there is ever late.
+#[test]
+fn a_suspect_path_with_a_closed_window_is_given_up() {
+    let (mut w, c) = warm(Setup::default());
+    hang(&mut w);
+    let reads: Vec<u64> = (0..4).map(|n| w.start_read(c, n * 512, 512)).collect();
+    for read in reads {
+        w.answer(c, read).expect("read elsewhere");
+    }
+    w.until_state(0, State::Suspect);
+    w.faults(0).set("window", Rule::new(Fault::Window(0)));
+    let in_flight = |w: &World| w.volumes[0].links[0].session_ref().map(|s| s.in_flight());
+    w.until("every command aborted", |w| in_flight(w) == Some(0));
+    assert_eq!(w.state(0), State::Suspect, "{}", w.story());
+    let took = w.until_state(0, State::Failed);
+    assert!(took > MS(1900) && took < MS(2200), "{took:?}");
+    assert!(w.reason(0).contains("command window has been closed"), "{}", w.reason(0));
+    heal(w);
+}
+
 /// A target that has lost one command, or answers one late: the path is not thrown out again and again for it.
 #[test]
 fn one_lost_command_accuses_its_path_once() {
@@ -447,6 +496,86 @@ fn a_pause_of_the_daemon_is_no_fault_of_a_path() {
         }
         heal(w);
     }
+}
+
+/// A machine with other work to do lets the daemon wait for the processor: the paths are no slower for it, and one
+/// that freezes right afterwards is found as soon as ever.
+#[test]
+fn what_waited_for_the_daemon_is_not_held_against_its_paths() {
+    let tunables = Tunables { hedge_reads: false, ..Tunables::default() };
+    let (mut w, c) = warm(Setup { tunables, ..Setup::default() });
+    Load::new(c, true).run(&mut w, 4, MS(20));
+    for round in 0..30 {
+        let mut loads = [Load::new(c, false), Load::new(c, true)];
+        loads.iter_mut().for_each(|load| (0..32).for_each(|_| load.start(&mut w)));
+        w.run(Duration::from_micros(50));
+        w.starve(MS(150));
+        loads.iter_mut().for_each(|load| load.run(&mut w, 8, MS(1)));
+        assert_eq!(suspected(&w), 0, "round {round}\n{}", w.story());
+    }
+    for path in [0, 1].map(PathIndex::new) {
+        for op in [Op::Read, Op::Write] {
+            let patience = w.volumes[0].engine.suspect_after(path, op);
+            assert!(patience < MS(20), "{op:?} on {path}: {patience:?}");
+        }
+    }
+    w.finish();
+}
+
+/// What the daemon did not hear because it did not run was not withheld.
+#[test]
+fn a_stall_is_no_silence_of_a_path() {
+    let tunables = Tunables { hedge_reads: false, ..Tunables::default() };
+    let (mut w, c) = warm(Setup { tunables, ..Setup::default() });
+    for node in 0..2 {
+        let late = Rule::new(Fault::Delay(MS(105), MS(105))).on(Commands::Medium);
+        w.faults(node).set("late", late);
+    }
+    let reads: Vec<u64> = (0..8).map(|n| w.start_read(c, n * 512, 512)).collect();
+    w.run(Duration::from_micros(50));
+    w.starve(MS(100));
+    for read in reads {
+        w.answer(c, read).expect("read");
+    }
+    assert_eq!(suspected(&w), 0, "{}", w.story());
+    // Of one that is silent still the rest of its time runs.
+    w.faults(0).set("late", Rule::new(Fault::Hold).on(Commands::Medium));
+    w.faults(1).clear();
+    for n in 0..64 {
+        w.start_read(c, n * 512, 512);
+    }
+    w.run_ms(15);
+    w.starve(MS(100));
+    assert_eq!(suspected(&w), 0, "{}", w.story());
+    w.run_ms(11);
+    assert_eq!(suspected(&w), 1, "{}", w.story());
+    heal(w);
+}
+
+/// Slow to write and quick to read (a write through to a mirror): that a path is given time to write does not let
+/// its reads wait as long.
+#[test]
+fn reads_do_not_wait_as_long_as_writes_may() {
+    let tunables = Tunables { hedge_reads: false, ..Tunables::default() };
+    let (mut w, c) = warm(Setup { tunables, ..Setup::default() });
+    for node in 0..2 {
+        let slow = Rule::new(Fault::Delay(MS(30), MS(60))).on(Commands::Writes);
+        w.faults(node).set("slow", slow);
+    }
+    Load::new(c, true).run(&mut w, 32, MS(1000));
+    let before = suspected(&w);
+    Load::new(c, true).run(&mut w, 1, MS(3000));
+    assert_eq!(suspected(&w), before, "{}", w.story());
+    hang(&mut w);
+    let mut writes = Load::new(c, true);
+    (0..4).for_each(|_| writes.start(&mut w));
+    let from = w.now;
+    let reads: Vec<u64> = (0..8).map(|n| w.start_read(c, n * 512, 512)).collect();
+    for read in reads {
+        w.answer(c, read).expect("read");
+    }
+    assert!(w.now - from < MS(50), "{:?}\n{}", w.now - from, w.story());
+    heal(w);
 }
 
 const TEST_UNIT_READY: u8 = 0x00;

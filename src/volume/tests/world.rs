@@ -97,6 +97,8 @@ pub(super) struct World {
     recording: Vec<(Instant, usize, PathIndex, NexusRecord)>,
     /// Commands that were asked for.
     pub(super) commands: Vec<FenceCommand>,
+    /// When the portals were to be asked again.
+    pub(super) discoveries: Vec<Instant>,
     setup: Setup,
     clock: u64,
     steps: u32,
@@ -223,6 +225,7 @@ impl World {
             record_delay: Some(Duration::from_millis(2)),
             recording: Vec::new(),
             commands: Vec::new(),
+            discoveries: Vec::new(),
             setup,
             clock: 0,
             steps: 0,
@@ -301,6 +304,16 @@ impl World {
             let (_, late) = self.steady.turn(self.now, due);
             assert!(late.is_some(), "a pause that nobody would notice");
         }
+    }
+
+    /// The daemon does not run for so long, which is too short for its clock to be told.
+    pub(super) fn starve(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        let deadlines = self.volumes.iter().filter_map(Volume::poll_deadline);
+        let due = self.steady.raw(deadlines.min().unwrap_or(Instant::MAX));
+        self.pause(duration, false);
+        let (now, late) = (self.steady.at(end), end.since(due));
+        self.volumes.iter_mut().for_each(|volume| volume.handle_stall(now, late));
     }
 
     pub(super) fn run_ms(&mut self, millis: u64) {
@@ -452,6 +465,7 @@ impl World {
             },
             Action::ForgetNexus(gone) => self.state.retain(|record| *record != gone),
             Action::RunFenceCommand(command) => self.commands.push(command),
+            Action::Discover => self.discoveries.push(self.now),
         }
     }
 
@@ -724,7 +738,7 @@ impl World {
         &mut self.volumes[0]
     }
 
-    fn state_on(&self, lane: usize, path: usize) -> State {
+    pub(super) fn state_on(&self, lane: usize, path: usize) -> State {
         self.volumes[lane].engine.state(PathIndex::new(path))
     }
 

@@ -15,7 +15,8 @@ fn used(e: &mut Engine) -> PathSet {
             let path = e.choose(Op::Read, 4096, PathSet::EMPTY);
             let Some(path) = path else { continue };
             e.started(path, Op::Read, 4096);
-            e.finished(path, Op::Read, 4096, Duration::from_micros(90), Ended::Good);
+            let now = NOW + Duration::from_micros(90);
+            e.finished(now, path, Op::Read, 4096, NOW, Ended::Good);
             used.insert(path);
         }
     }
@@ -122,7 +123,8 @@ fn the_second_path_is_the_soonest_of_the_best_group() {
     e.set_access(NOW, p(3), access(AccessState::ActiveNonOptimized));
     for (path, us) in [(0, 90), (1, 900), (2, 200), (3, 10)] {
         e.started(p(path), Op::Read, 512);
-        e.finished(p(path), Op::Read, 512, Duration::from_micros(us), Ended::Good);
+        let now = NOW + Duration::from_micros(us);
+        e.finished(now, p(path), Op::Read, 512, NOW, Ended::Good);
     }
     assert_eq!(e.choose_second(Op::Read, set(&[0])), Some(p(2)));
     assert_eq!(e.choose_second(Op::Read, set(&[2])), Some(p(0)));

@@ -99,7 +99,7 @@ impl Loop {
             self.flying.pop();
             let op = if write { Op::Write } else { Op::Read };
             let how = self.servers[path].ended;
-            self.engine.finished(p(path), op, BYTES, self.now - started, how);
+            self.engine.finished(self.now, p(path), op, BYTES, started, how);
             ended += 1;
         }
         self.done += ended;

@@ -125,6 +125,8 @@ impl World {
                 self.awake[lane] = true;
             }
             Action::ForgetNexus(record) => self.left_behind.retain(|r| *r != record),
+            // Every path of the plan is there from the start.
+            Action::Discover => {}
             Action::RunFenceCommand(command) => {
                 let nobody = Err("nobody knows".to_owned());
                 self.volumes[lane].handle_fence_command(self.now, command.id, nobody);
