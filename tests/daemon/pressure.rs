@@ -38,7 +38,7 @@ fn without_the_privilege_it_runs_and_says_so() {
     let rig = Embedded::start("unlocked");
     let mut daemon = Daemon::launch_with(&rig.scratch, None, &rig.config(""), |mpio| {
         let mut command = Command::new("prlimit");
-        command.arg("--memlock=65536");
+        command.arg("--memlock=8388608");
         if geteuid().is_root() {
             command.args(["setpriv", "--bounding-set=-ipc_lock,-sys_resource"]);
         }
@@ -50,7 +50,7 @@ fn without_the_privilege_it_runs_and_says_so() {
     assert!(!locked(&daemon));
     assert_eq!(kib(&daemon, "VmLck:"), 0);
     let log = daemon.log();
-    says(&log, &["RLIMIT_MEMLOCK is 64 KiB", "LimitMEMLOCK=infinity", "OOMScoreAdjust=-1000"]);
+    says(&log, &["RLIMIT_MEMLOCK is 8192 KiB", "LimitMEMLOCK=infinity", "OOMScoreAdjust=-1000"]);
     assert_eq!(log.matches("writeback").count(), 1, "{log}");
     open(&daemon).write(0, &[1; 8192]).unwrap();
     daemon.stop();
