@@ -28,7 +28,7 @@ fn memory_is_locked_as_it_is_touched() {
     open(&daemon).write(0, &[1; 8192]).unwrap();
     let (all, resident) = (kib(&daemon, "VmLck:"), kib(&daemon, "VmRSS:"));
     // Stacks and pools that are only reserved count as locked, and take no memory.
-    assert!(all > 0 && resident < all / 2, "{resident} of {all} KiB are resident");
+    assert!(all > 0 && resident < all / 7, "{resident} of {all} KiB are resident");
     daemon.stop();
 }
 
