@@ -434,7 +434,7 @@ pub struct BenchArgs {
     /// Read back what was written, and compare; blocks are written with content that is checked
     #[arg(long)]
     pub verify: bool,
-    /// Repeat the run with each path alone and with each policy (needs a device of the daemon)
+    /// Run with each path alone and with each policy, in three rounds (needs a device of the daemon)
     #[arg(long)]
     pub per_path: bool,
     /// Write what was seen to one HTML file

@@ -28,11 +28,12 @@ fn the_best_path_and_the_best_policy_are_named() {
     let slow = Fault::Delay(Duration::from_millis(40), Duration::from_millis(50));
     rig.pair.node(0).faults().set("slow", Rule::new(slow).on(Commands::Reads));
     let report = rig.scratch.path("series.html");
-    let words = format!("--per-path --depth 4 --seconds 1 --json --report {}", report.display());
+    let words = format!("--per-path --depth 4 --seconds 2 --json --report {}", report.display());
     let done = json(&bench(&daemon, &words), 0);
     let runs = done["per_path"].as_array().unwrap();
     let names: Vec<&str> = runs.iter().map(|run| run["name"].as_str().unwrap()).collect();
     assert_eq!(names[..2], PATHS);
+    assert!(runs.iter().all(|run| run["iops_of_rounds"].as_array().unwrap().len() == 2), "{done}");
     for policy in ["failover", "round-robin", "least-queue-depth"] {
         assert!(names[2..].contains(&policy), "{names:?}");
     }

@@ -21,7 +21,7 @@ mod uri;
 use super::args::BenchArgs;
 use super::{Failure, output};
 use load::Load;
-use per_path::{Before, Variant, Varied, best};
+use per_path::{Before, Variant, Varied, best, rounds};
 use report::ReportFile;
 use run::{Interrupts, Run};
 use serde_json::{Value, json};
@@ -95,9 +95,9 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn measure(&self, interrupts: &Interrupts) -> Result<Run, Failure> {
-        let workers = run::prepare(&self.target, &self.load)?;
-        run::run(&self.target, &self.load, workers, &self.args.cpu_of, interrupts)
+    fn measure(&self, load: &Load, interrupts: &Interrupts) -> Result<Run, Failure> {
+        let workers = run::prepare(&self.target, load)?;
+        run::run(&self.target, load, workers, &self.args.cpu_of, interrupts)
     }
 
     fn say(&self, text: &str) -> Result<(), Failure> {
@@ -107,7 +107,7 @@ impl Bench<'_> {
     fn single(&self, report: Option<ReportFile>) -> Result<(), Failure> {
         let interrupts = Interrupts::catch()?;
         self.say(&format!("{}: {}, {} s\n", self.target.shown, self.load, self.load.seconds))?;
-        let run = self.measure(&interrupts)?;
+        let run = self.measure(&self.load, &interrupts)?;
         self.say(&text::text(&run))?;
         self.finish(text::json(&run))?;
         self.write(report, || report::single(&self.title(), &run))?;
@@ -130,15 +130,15 @@ impl Bench<'_> {
         let interrupts = Interrupts::catch()?;
         let before = Before::of(managed, &interrupts)?;
         let variants = before.variants()?;
+        let (rounds, seconds) = rounds(self.load.seconds);
         self.say(&format!(
-            "{}: {}, {} s each: {}\n",
+            "{}: {}, {rounds} rounds of {seconds} s each: {}\n",
             self.target.shown,
             self.load,
-            self.load.seconds,
             variants.iter().map(Variant::name).collect::<Vec<_>>().join(", ")
         ))?;
         let mut runs = Vec::new();
-        let played = self.play(&before, variants, &interrupts, &mut runs);
+        let played = self.play(&before, &variants, &interrupts, &mut runs);
         let restored = before.restore();
         self.say(&text::series(&runs))?;
         self.finish(series_json(&runs))?;
@@ -152,18 +152,29 @@ impl Bench<'_> {
     fn play(
         &self,
         before: &Before<'_>,
-        variants: Vec<Variant>,
+        variants: &[Variant],
         interrupts: &Interrupts,
         runs: &mut Vec<Varied>,
     ) -> Result<(), Failure> {
-        for variant in variants {
-            before.apply(&variant)?;
-            output::progress_line(&format!("{} …", variant.name()));
-            let run = self.measure(interrupts)?;
-            let interrupted = run.interrupted;
-            runs.push(Varied { variant, run });
-            if interrupted {
-                return self.say("interrupted: what follows is not all\n");
+        let (rounds, seconds) = rounds(self.load.seconds);
+        let load = Load { seconds, ..self.load.clone() };
+        for round in 0..rounds {
+            for (index, variant) in variants.iter().enumerate() {
+                before.apply(variant)?;
+                output::progress_line(&format!(
+                    "round {} of {rounds}: {} …",
+                    round + 1,
+                    variant.name()
+                ));
+                let run = self.measure(&load, interrupts)?;
+                let interrupted = run.interrupted;
+                match runs.get_mut(index) {
+                    Some(varied) => varied.append(run),
+                    None => runs.push(Varied::new(variant.clone(), run)),
+                }
+                if interrupted {
+                    return self.say("interrupted: what follows is not all\n");
+                }
             }
         }
         Ok(())
@@ -199,18 +210,21 @@ fn series_json(runs: &[Varied]) -> Value {
         Variant::Path(name) => ("path", name.clone()),
         Variant::Policy(name) => ("policy", name.clone()),
     };
-    let list = runs.iter().map(|Varied { variant, run }| {
-        let (kind, name) = kind(variant);
-        let mut json = text::json(run);
+    let list = runs.iter().map(|varied| {
+        let (kind, name) = kind(&varied.variant);
+        let mut json = text::json(&varied.run);
         (json["kind"], json["name"]) = (kind.into(), name.into());
+        json["iops_of_rounds"] = varied.rounds().into();
         json
     });
-    let winner = |wanted: &str| {
-        best(runs.iter().filter(|varied| kind(&varied.variant).0 == wanted))
-            .map(|varied| kind(&varied.variant).1)
+    let winners = |wanted: &str| {
+        let best = best(runs.iter().filter(|varied| kind(&varied.variant).0 == wanted));
+        best.into_iter().map(|varied| kind(&varied.variant).1).collect::<Vec<_>>()
     };
+    let (paths, policies) = (winners("path"), winners("policy"));
     json!({
         "per_path": list.collect::<Vec<_>>(),
-        "best": {"path": winner("path"), "policy": winner("policy")},
+        "best": {"path": paths.first(), "policy": policies.first()},
+        "as_fast": {"path": paths, "policy": policies},
     })
 }

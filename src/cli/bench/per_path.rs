@@ -11,6 +11,8 @@ use crate::cli::{Failure, output};
 use crate::path::Policy;
 use std::time::{Duration, Instant};
 
+/// Rounds of a series, unless it is shorter than so many seconds.
+const ROUNDS: u64 = 3;
 /// How long a path may take to drain or to come back.
 const SETTLE: Duration = Duration::from_secs(30);
 /// The same when the device is put back, unless somebody interrupts that too.
@@ -40,13 +42,59 @@ impl Variant {
     }
 }
 
-/// One run of the series.
+/// One variant of the series, measured in several rounds.
 #[derive(Debug)]
 pub struct Varied {
     /// What was varied.
     pub variant: Variant,
-    /// How it went.
+    /// How it went, all rounds together.
     pub run: Run,
+    /// Requests per second of each round.
+    rounds: Vec<f64>,
+}
+
+impl Varied {
+    /// After the first round.
+    #[must_use]
+    pub fn new(variant: Variant, run: Run) -> Varied {
+        Varied { variant, rounds: vec![run.iops()], run }
+    }
+
+    /// Adds another round.
+    pub fn append(&mut self, run: Run) {
+        self.rounds.push(run.iops());
+        self.run.append(run);
+    }
+
+    /// Requests per second of each round, in their order.
+    #[must_use]
+    pub fn rounds(&self) -> &[f64] {
+        &self.rounds
+    }
+
+    /// The slowest round's requests per second.
+    #[must_use]
+    pub fn least(&self) -> f64 {
+        self.rounds.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+
+    /// The fastest round's.
+    #[must_use]
+    pub fn greatest(&self) -> f64 {
+        self.rounds.iter().copied().fold(0.0, f64::max)
+    }
+
+    fn is_good(&self) -> bool {
+        self.run.fault().is_none() && self.run.requests() > 0
+    }
+}
+
+/// Rounds of a series, and the seconds of each. Everything is measured in turn, several times: a machine, or a
+/// storage, that is slow for a while is then slow for all.
+#[must_use]
+pub fn rounds(seconds: u64) -> (u64, u64) {
+    let rounds = ROUNDS.min(seconds).max(1);
+    (rounds, seconds / rounds)
 }
 
 /// The device as it was, to be put back.
@@ -279,13 +327,20 @@ fn missing(
     paths.iter().filter(not).cloned().collect()
 }
 
-/// Rates closer than this are the same rate: machines are noisy.
+/// Rates closer than this are the same rate.
 const SAME_RATE: f64 = 0.95;
 
-/// Which of the runs is best: the highest rate, and among those that are as fast the shortest p99.
+/// Those that are as fast as the fastest, as far as this machine can tell: nearly the same rate, or a fastest round
+/// that reaches the slowest of the other's. The one with the shortest p99 comes first.
 #[must_use]
-pub fn best<'a>(runs: impl Iterator<Item = &'a Varied> + Clone) -> Option<&'a Varied> {
-    let good = runs.filter(|varied| varied.run.fault().is_none() && varied.run.requests() > 0);
-    let top = good.clone().map(|varied| varied.run.iops()).fold(0.0, f64::max);
-    good.filter(|varied| varied.run.iops() >= top * SAME_RATE).min_by_key(|varied| varied.run.p99())
+pub fn best<'a>(runs: impl Iterator<Item = &'a Varied>) -> Vec<&'a Varied> {
+    let good: Vec<&Varied> = runs.filter(|varied| varied.is_good()).collect();
+    let top = good.iter().max_by(|a, b| a.run.iops().total_cmp(&b.run.iops())).copied();
+    let Some(top) = top else { return Vec::new() };
+    let as_fast = |varied: &&Varied| {
+        varied.run.iops() >= top.run.iops() * SAME_RATE || varied.greatest() >= top.least()
+    };
+    let mut best: Vec<&Varied> = good.into_iter().filter(as_fast).collect();
+    best.sort_by_key(|varied| varied.run.p99());
+    best
 }

@@ -95,7 +95,8 @@ pub fn single(title: &str, run: &Run) -> String {
 pub fn series(title: &str, runs: &[Varied]) -> String {
     let Some(first) = runs.first() else { return page(title, "<p>Nothing was measured.</p>\n") };
     let load = escape(&first.run.load.to_string());
-    let mut body = format!("<p class=\"dim\">{load}, {} s each</p>\n", first.run.load.seconds);
+    let (seconds, rounds) = (first.run.load.seconds, first.rounds().len());
+    let mut body = format!("<p class=\"dim\">{load}, {seconds} s each in {rounds} rounds</p>\n");
     for line in text::verdict(runs) {
         body.push_str(&format!("<p><b>{}</b></p>\n", escape(&line)));
     }

@@ -129,6 +129,23 @@ impl Run {
         nanos as f64 / 1e3 / self.requests().max(1) as f64
     }
 
+    /// Adds a run of the same load that came after it.
+    pub fn append(&mut self, later: Run) {
+        self.tally.append(&later.tally);
+        self.load.seconds += later.load.seconds;
+        let before = self.seconds;
+        self.samples.extend(
+            later.samples.into_iter().map(|sample| Sample { at: before + sample.at, ..sample }),
+        );
+        self.seconds += later.seconds;
+        self.interrupted |= later.interrupted;
+        self.generator_cpu += later.generator_cpu;
+        for (pid, nanos) in later.other_cpu {
+            *self.other_cpu.entry(pid).or_default() += nanos;
+        }
+        self.broken = self.broken.take().or(later.broken);
+    }
+
     /// Why it is no success, if it is none.
     #[must_use]
     pub fn fault(&self) -> Option<String> {

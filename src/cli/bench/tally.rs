@@ -110,8 +110,22 @@ impl Tally {
         }
     }
 
-    /// Adds another thread's.
+    /// Adds another thread's of the same time.
     pub fn merge(&mut self, other: &Tally) {
+        self.add(other);
+        for (mine, theirs) in self.seconds.iter_mut().zip(&other.seconds) {
+            mine.requests += theirs.requests;
+            mine.longest = mine.longest.max(theirs.longest);
+        }
+    }
+
+    /// Adds what was counted afterwards.
+    pub fn append(&mut self, later: &Tally) {
+        self.add(later);
+        self.seconds.extend(&later.seconds);
+    }
+
+    fn add(&mut self, other: &Tally) {
         self.latencies.merge(&other.latencies);
         self.reads += other.reads;
         self.writes += other.writes;
@@ -122,10 +136,6 @@ impl Tally {
         self.wrong += other.wrong;
         self.first_wrong = self.first_wrong.or(other.first_wrong);
         self.unanswered += other.unanswered;
-        for (mine, theirs) in self.seconds.iter_mut().zip(&other.seconds) {
-            mine.requests += theirs.requests;
-            mine.longest = mine.longest.max(theirs.longest);
-        }
     }
 }
 
@@ -153,5 +163,9 @@ mod tests {
         let mut both = tally.clone();
         both.merge(&tally);
         assert_eq!((both.reads, both.errors, both.seconds[0].requests), (2, 2, 2));
+        tally.append(&both);
+        assert_eq!((tally.reads, tally.errors), (3, 3));
+        let seconds: Vec<u64> = tally.seconds.iter().map(|second| second.requests).collect();
+        assert_eq!(seconds, [1, 1, 2, 2]);
     }
 }

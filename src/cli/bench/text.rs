@@ -140,14 +140,17 @@ fn round(x: f64) -> f64 {
 /// The series of `--per-path` as rows of one table.
 #[must_use]
 pub fn series_rows(runs: &[Varied]) -> Vec<Vec<String>> {
-    let head = ["", "IOPS", "MB/s", "mean", "p50", "p99", "p99.9", "max", "of the fastest"];
+    let head =
+        ["", "IOPS", "rounds", "MB/s", "mean", "p50", "p99", "p99.9", "max", "of the fastest"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     let top = runs.iter().map(|varied| varied.run.iops()).fold(1.0, f64::max);
-    for Varied { variant, run } in runs {
+    for varied in runs {
+        let Varied { variant, run, .. } = varied;
         let all = run.tally.latencies.all();
         let mut row = vec![
             variant.name(),
             format!("{:.0}", run.iops()),
+            format!("{:.0}-{:.0}", varied.least(), varied.greatest()),
             format!("{:.1}", run.mb_per_s()),
             time(all.mean() as u64),
         ];
@@ -168,26 +171,32 @@ pub fn series(runs: &[Varied]) -> String {
     out
 }
 
-/// Which policy is best here, which path, and why.
+/// Which policy is best here, which path, and why; and which others may be as good.
 #[must_use]
 pub fn verdict(runs: &[Varied]) -> Vec<String> {
     let paths = || runs.iter().filter(|varied| matches!(varied.variant, Variant::Path(_)));
     let policies = || runs.iter().filter(|varied| matches!(varied.variant, Variant::Policy(_)));
-    let line = |what: &str, best: &Varied, among: usize| {
+    let line = |what: &str, best: &Varied, others: &[&Varied], among: usize| {
+        let others: Vec<String> = others.iter().map(|other| other.variant.name()).collect();
+        let others = match others.is_empty() {
+            true => String::new(),
+            false => format!("; within the spread of the rounds as fast: {}", others.join(", ")),
+        };
         format!(
-            "best {what} here: {} of {among}: {:.0} IOPS, p99 {}",
+            "best {what} here: {} of {among}: {:.0} IOPS, p99 {}{others}",
             best.variant.name(),
             best.run.iops(),
             time(best.run.p99())
         )
     };
     let mut out = Vec::new();
-    if let Some(best) = best(paths()) {
-        out.push(line("path", best, paths().count()));
+    let (path, policy) = (best(paths()), best(policies()));
+    if let [best, others @ ..] = &path[..] {
+        out.push(line("path", best, others, paths().count()));
     }
-    if let Some(winner) = best(policies()) {
-        out.push(line("policy", winner, policies().count()));
-        if let Some(alone) = best(paths())
+    if let [winner, others @ ..] = &policy[..] {
+        out.push(line("policy", winner, others, policies().count()));
+        if let [alone, ..] = &path[..]
             && alone.run.iops() > 0.0
         {
             let gain = winner.run.iops() / alone.run.iops();
