@@ -3,11 +3,12 @@
 //! It is emulated, so only ratios say something, and what they say is how much work each stack is: once with a clock that
 //! counts instructions, which says the same on a busy and on an idle host, and once with the host's.
 
+use crate::goals::{Figure, Goal, Goals, iops};
 use crate::measure::{Load, Measured};
-use crate::plan::{Effort, load};
+use crate::plan::Effort;
 use crate::process::{BenchError, io};
 use crate::setup::Env;
-use crate::table;
+use crate::table::{self, Turns};
 use mpio_vm::{Boot, Kernel, Line};
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -17,44 +18,64 @@ use std::time::Duration;
 /// The heading of this part of the results, which is the last.
 pub const HEADING: &str = "# In the virtual machine";
 
-const LOADS: [Load; 4] = [
-    load(false, "4k", 32, 1),
-    load(true, "4k", 32, 1),
-    load(false, "4k", 1, 1),
-    load(true, "4k", 1, 1),
-];
+const fn load(write: bool, depth: u32) -> Load {
+    Load { write, size: "4k", depth, connections: 1 }
+}
+
+const LOADS: [Load; 4] = [load(false, 32), load(true, 32), load(false, 1), load(true, 1)];
 
 /// A comparison: its title, and who is divided by whom, as `guest.sh` calls them.
 struct Match {
     title: &'static str,
+    counted: bool,
     pair: [&'static str; 2],
 }
 
-impl Match {
-    fn title(&self, how: &str) -> String {
-        format!("virtual machine, {how}: {}", self.title)
-    }
-}
-
-const MATCHES: [Match; 3] = [
+const MATCHES: [Match; 6] = [
     Match {
-        title: "mpio with nbd-client : open-iscsi with dm-multipath, two paths",
+        title: "virtual machine, counted: mpio with nbd-client : open-iscsi with dm-multipath, two paths",
+        counted: true,
         pair: ["mpio", "dm-multipath"],
     },
     Match {
-        title: "mpio with nbd-client, two paths : open-iscsi, one path",
+        title: "virtual machine, counted: mpio with nbd-client, two paths : open-iscsi, one path",
+        counted: true,
         pair: ["mpio", "one-path"],
     },
     Match {
-        title: "mpio, two paths : qemu-nbd with libiscsi, one path, both with nbd-client",
+        title: "virtual machine, counted: mpio, two paths : qemu-nbd with libiscsi, one path, both with nbd-client",
+        counted: true,
+        pair: ["mpio", "qemu-nbd"],
+    },
+    Match {
+        title: "virtual machine, timed: mpio with nbd-client : open-iscsi with dm-multipath, two paths",
+        counted: false,
+        pair: ["mpio", "dm-multipath"],
+    },
+    Match {
+        title: "virtual machine, timed: mpio with nbd-client, two paths : open-iscsi, one path",
+        counted: false,
+        pair: ["mpio", "one-path"],
+    },
+    Match {
+        title: "virtual machine, timed: mpio, two paths : qemu-nbd with libiscsi, one path, both with nbd-client",
+        counted: false,
         pair: ["mpio", "qemu-nbd"],
     },
 ];
 
+impl Match {
+    /// Ahead of dm-multipath, where there is something to do at any time.
+    fn goals(&self, load: &Load) -> &'static [Goal] {
+        const AHEAD: &[Goal] = &[iops(1.0)];
+        if self.pair[1] == "dm-multipath" && load.depth > 1 { AHEAD } else { &[] }
+    }
+}
+
 /// Whether a comparison's title contains `part`.
 #[must_use]
 pub fn is_named(part: &str) -> bool {
-    ["counted", "timed"].iter().any(|how| MATCHES.iter().any(|one| one.title(how).contains(part)))
+    MATCHES.iter().any(|one| one.title.contains(part))
 }
 
 /// Boots, measures everything; the part of the results from its heading on.
@@ -69,15 +90,16 @@ pub fn play(root: &Path, env: &Env, effort: Effort, about: &str) -> Result<Strin
     let once = Effort { seconds: 1, turns: 1, ..effort };
     let counted = measured(root, env, once, &kernel, true)?;
     let timed = measured(root, env, effort, &kernel, false)?;
+    let mut goals = Goals::default();
+    let (counted, timed) = (tables(true, &counted, &mut goals), tables(false, &timed, &mut goals));
     Ok(format!(
         "{HEADING}\n\n{about} Linux {version} of Debian under QEMU without KVM; one logical unit behind two tgtd, fio \
-         (libaio, direct), everybody in turn in one boot. A run alone: `cargo run --release -p mpio-bench -- --vm`.\n\n\
+         (libaio, direct), everybody in turn in one boot. A run alone: `cargo run --release -p mpio-bench -- --vm`.\n\n{}\
          *Counted*: time inside is a count of instructions, 500 for a microsecond, on one processor: a rate says how many \
-         instructions of all programs and of the kernel a request takes, whatever else the host does.\n\n{}\
+         instructions of all programs and of the kernel a request takes, whatever else the host does.\n\n{counted}\
          *Timed*: two processors and the host's clock. Emulation makes everything several times slower, waking another \
-         processor most of all.\n\n{}",
-        tables("counted", &counted),
-        tables("timed", &timed)
+         processor most of all.\n\n{timed}",
+        goals.table()
     ))
 }
 
@@ -171,13 +193,17 @@ fn of(rows: &[Row], load: &Load, contender: &str) -> Vec<Measured> {
     rows.map(|row| row.measured).collect()
 }
 
-fn tables(how: &str, rows: &[Row]) -> String {
+fn tables(counted: bool, rows: &[Row], goals: &mut Goals) -> String {
     let mut out = String::new();
-    for one in &MATCHES {
-        let _ = write!(out, "## {}\n\n{}", one.title(how), table::head(one.pair));
+    for one in MATCHES.iter().filter(|one| one.counted == counted) {
+        let _ = write!(out, "## {}\n\n{}", one.title, table::head(one.pair));
         for load in &LOADS {
-            let _ =
-                writeln!(out, "{}", table::row(*load, &one.pair.map(|who| of(rows, load, who))));
+            let turns = Turns(one.pair.map(|who| of(rows, load, who)));
+            let wanted = one.goals(load);
+            let _ = writeln!(out, "{}", turns.text(*load, wanted));
+            for goal in wanted {
+                goals.add(one.title, load.name(), *goal, turns.ratio(Figure::Iops));
+            }
         }
         out.push('\n');
     }
@@ -208,10 +234,12 @@ mod tests {
 
     #[test]
     fn rows_become_tables() {
-        let tables = tables("timed", &parse(&rows(3), 3).unwrap());
-        for ratio in ["**2.00** (2.00-2.00)", "**4.00** (4.00-4.00)", "**8.00** (8.00-8.00)"] {
+        let mut goals = Goals::default();
+        let tables = tables(false, &parse(&rows(3), 3).unwrap(), &mut goals);
+        for ratio in ["| **2.00** |", "| **4.00** |", "| **8.00** |"] {
             assert_eq!(tables.matches(ratio).count(), LOADS.len(), "{ratio} in\n{tables}");
         }
+        assert_eq!(goals.table().matches("| 2.00 | yes |").count(), 2, "{}", goals.table());
         assert!(
             tables.contains("| 4k write, depth 1 |") && tables.contains(" 200, 10 / 20 |"),
             "{tables}"
