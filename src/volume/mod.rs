@@ -39,8 +39,6 @@ mod link;
 pub mod shared;
 pub mod spec;
 mod table;
-#[cfg(all(test, feature = "linux"))]
-mod tests;
 pub mod tunables;
 
 // The rooms of the folders, by the names that all of the volume uses.
