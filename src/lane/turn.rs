@@ -308,9 +308,7 @@ impl Lane {
                 let device = self.devices[index].volume.name().to_owned();
                 self.errand(Errand::ForgetNexus { device, record });
             }
-            Action::Discover => {
-                self.errand(Errand::Discover);
-            }
+            Action::Discover => drop(self.errand(Errand::Discover)),
             Action::RunFenceCommand(command) => {
                 let (device, lane) = (self.devices[index].volume.name().to_owned(), self.id);
                 let id = command.id;

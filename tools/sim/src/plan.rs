@@ -257,7 +257,8 @@ fn tunables(dice: &mut Dice) -> Tunables {
 /// Anything that the registry allows, but for what this network and [`run`](crate::run) have no patience for:
 /// a path that is given up before a lost packet is sent again never comes back, and one that is tried once
 /// in an hour not soon enough.
-fn anywhere(dice: &mut Dice, base: &Tunables) -> Tunables {
+#[must_use]
+pub fn anywhere(dice: &mut Dice, base: &Tunables) -> Tunables {
     let ms = Duration::from_millis;
     let mut t = randomise(base, || dice.bits());
     for (time, least, most) in [
