@@ -84,6 +84,7 @@ impl Plan {
         let mut rest = dice.fork();
         let moves = access_states(&mut dice.fork(), &mut pair);
         daemon_dies(&mut dice.fork(), &mut mischief);
+        release_early(&mut dice.fork(), &tunables, &mut mischief);
         if moves {
             mischief.change_access();
         }
@@ -207,6 +208,14 @@ fn daemon_dies(dice: &mut Dice, mischief: &mut Mischief) {
             *mischief = Mischief::doubts(dice);
         }
         mischief.kill_daemon(dice.pick(&[30, 100, 300]));
+    }
+}
+
+/// Where ranges are released soon, every second run is about writes in doubt.
+fn release_early(dice: &mut Dice, tunables: &Tunables, mischief: &mut Mischief) {
+    let soon = tunables.fence_timeout < Duration::from_secs(20);
+    if soon && mischief.daemon_one_in == 0 && dice.one_in(2) {
+        *mischief = Mischief::doubts(dice);
     }
 }
 
