@@ -26,11 +26,13 @@ pub enum Bug {
     HedgesUnpaid,
     /// What was released without a proof is never compared.
     WatchForgotten,
+    /// Content that differs over two paths is taken for the same.
+    ContentUnread,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 10] = [
+    pub const ALL: [Bug; 11] = [
         Bug::RetryTooLax,
         Bug::IsidChanges,
         Bug::ResetSkipped,
@@ -41,6 +43,7 @@ impl Bug {
         Bug::LeftBehindIgnored,
         Bug::HedgesUnpaid,
         Bug::WatchForgotten,
+        Bug::ContentUnread,
     ];
 
     /// As the simulator's command line has it.
@@ -57,6 +60,7 @@ impl Bug {
             Bug::LeftBehindIgnored => "left-behind-ignored",
             Bug::HedgesUnpaid => "hedges-unpaid",
             Bug::WatchForgotten => "watch-forgotten",
+            Bug::ContentUnread => "content-unread",
         }
     }
 }

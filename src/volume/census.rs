@@ -2,7 +2,9 @@
 //! path comes back. Cheap: no histogram is copied.
 
 use super::Volume;
-use crate::path::{LedgerCounters, PathIndex, State};
+use crate::base::Duration;
+use crate::path::{DeviceHealth, LedgerCounters, Op, PathIndex, State};
+use crate::session::Session;
 
 /// Numbers that are zero when nothing is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,6 +60,24 @@ impl Volume {
     #[must_use]
     pub fn path_failures(&self, path: PathIndex) -> u64 {
         self.engine.failures(path)
+    }
+
+    /// What the paths say about the device.
+    #[must_use]
+    pub fn health(&self) -> DeviceHealth {
+        self.engine.health()
+    }
+
+    /// A path's session, while there is one.
+    #[must_use]
+    pub fn session(&self, path: PathIndex) -> Option<&Session> {
+        self.links[path.get()].session_ref()
+    }
+
+    /// How long a path may owe an answer of this kind before it is suspect.
+    #[must_use]
+    pub fn suspect_after(&self, path: PathIndex, op: Op) -> Duration {
+        self.engine.suspect_after(path, op)
     }
 
     /// The numbers of the device's ledger, shared by its lanes.

@@ -2,7 +2,8 @@
 //!
 //! A nexus is initiator name, ISID, target and portal group: the portal is no part of it. When writes of a path
 //! are in doubt and its own portal does not answer, every second try goes to the portal of another path to
-//! the same target and group that is logged in. The login there reinstates the session, LOGICAL UNIT RESET
+//! the same target and group that is in service: one that is still looked at may lead to another unit, whose
+//! word would prove nothing. The login there reinstates the session, LOGICAL UNIT RESET
 //! proves the writes dead, and the session is given up again: the path is used over its own portal only.
 
 use super::link::{self, Link, Phase, Retry};
@@ -26,7 +27,7 @@ pub(super) struct Detour {
 pub(super) fn choose(v: &Volume, now: Instant, path: PathIndex) -> Option<Detour> {
     let link = &v.links[path.get()];
     let turn = link.tries > OWN_TRIES && (link.tries - OWN_TRIES) % 2 == 1;
-    if !turn || link.disabling || now < link.reset_not_before || !provable(v) {
+    if !turn || v.leaving.contains(path) || now < link.reset_not_before || !provable(v) {
         return None;
     }
     // Before the first login only a predecessor's group is known.
@@ -37,9 +38,10 @@ pub(super) fn choose(v: &Volume, now: Instant, path: PathIndex) -> Option<Detour
     if group.is_none() || !fencing::owed(v, path) {
         return None;
     }
+    let in_service = v.engine.usable();
     let serves = |other: &&Link| {
         other.index != path
-            && other.is_served()
+            && in_service.contains(other.index)
             && other.spec.target == link.spec.target
             && other.portal_group == group
             && other.remote() != link.spec.portal

@@ -69,8 +69,7 @@ pub(in crate::volume) fn fence_timeout(v: &mut Volume, now: Instant) {
         if doubt.nexus.lane != lane && !shared.inheritance().owns(doubt.ticket) {
             return false;
         }
-        let fits = shared.inheritance().owns(doubt.ticket)
-            || shared.watch().release(doubt.ticket, doubt.nexus, doubt.copies);
+        let fits = shared.inheritance().owns(doubt.ticket) || shared.watch().release(doubt);
         refused += u32::from(!fits);
         fits
     });

@@ -73,6 +73,14 @@ fn wanted(v: &Volume, path: PathIndex) -> bool {
     v.shared.is_watching() && v.shared.watch().needs_proof(nexus(v, path))
 }
 
+/// Since when the eldest copy on exactly the path's present session is in doubt, released or not.
+fn doubted_since(v: &Volume, path: PathIndex) -> Option<Instant> {
+    let nexus = nexus(v, path);
+    let held = v.shared.ledger().doubted_since(nexus);
+    let watched = v.shared.is_watching().then(|| v.shared.watch().doubted_since(nexus)).flatten();
+    held.into_iter().chain(watched).min()
+}
+
 /// Whether copies sent on earlier sessions of this path's nexus are in doubt.
 pub(in crate::volume) fn needed(v: &Volume, path: PathIndex) -> bool {
     let ledger = v.shared.ledger();
@@ -223,13 +231,14 @@ pub(in crate::volume) fn renew(v: &mut Volume, now: Instant) {
         let link = &v.links[index];
         let path = link.index;
         let rested = !link.reset_rest.is_zero() && now >= link.reset_not_before;
-        if !rested || !matches!(link.phase, Phase::Up) || link.disabling || v.draining.is_some() {
+        let leaving = v.leaving.contains(path) || v.draining.is_some();
+        if !rested || !matches!(link.phase, Phase::Up) || leaving {
             continue;
         }
         let usable = v.engine.usable();
         let alone = usable.contains(path) && usable.len() == 1;
         // What hangs on this very session is not found by leaving it.
-        let here = v.shared.ledger().doubted_since(nexus(v, path)).is_some();
+        let here = doubted_since(v, path).is_some();
         if !alone && !here && (needed(v, path) || wanted(v, path)) {
             let link = &mut v.links[index];
             link.reset_not_before = now + link.reset_rest;
@@ -302,7 +311,7 @@ pub(in crate::volume) fn hung_units(v: &mut Volume, now: Instant) {
         if !link.is_served() || link.reset.is_some() || now < link.reset_not_before {
             continue;
         }
-        let since = v.shared.ledger().doubted_since(nexus(v, path));
+        let since = doubted_since(v, path);
         let patience = v.spec.tunables.command_timeout;
         let Some(since) = since.filter(|since| now >= *since + patience) else { continue };
         if owes_data(v, path) {

@@ -13,7 +13,8 @@
 //!
 //! Bounded in bytes: a range that does not fit is not released. Deliberately not here: the I/O (`check`).
 
-use crate::path::{BlockRange, Nexus, PathIndex, PathSet, TicketId};
+use crate::base::Instant;
+use crate::path::{BlockRange, InDoubt, Nexus, PathIndex, PathSet, TicketId};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 
@@ -93,8 +94,8 @@ struct Entry {
     late: Written,
     cost: u64,
     stage: Stage,
-    /// Copies that were given up.
-    copies: SmallVec<[(Nexus, u32); 2]>,
+    /// Copies that were given up, and since when they are in doubt.
+    copies: SmallVec<[(Nexus, u32, Instant); 2]>,
 }
 
 /// What a check has found.
@@ -179,12 +180,12 @@ impl Watch {
         self.entries.push(Entry { id, ticket, range, late, cost, stage, copies: SmallVec::new() });
     }
 
-    /// Copies on `nexus` are to be given up: whether the range may be released for that. It is watched then.
-    pub fn release(&mut self, ticket: TicketId, nexus: Nexus, copies: u32) -> bool {
-        let entry = self.entries.iter_mut().find(|entry| entry.ticket == ticket);
+    /// Copies in doubt are to be given up: whether the range may be released for that. It is watched then.
+    pub fn release(&mut self, doubt: &InDoubt) -> bool {
+        let entry = self.entries.iter_mut().find(|entry| entry.ticket == doubt.ticket);
         let Some(entry) = entry else { return false };
         entry.stage = Stage::Watched;
-        entry.copies.push((nexus, copies));
+        entry.copies.push((doubt.nexus, doubt.copies, doubt.since));
         true
     }
 
@@ -201,11 +202,11 @@ impl Watch {
     /// Copies of nexuses that `ends` says are over: what has none left is to be looked at.
     pub fn ended(&mut self, ends: impl Fn(Nexus) -> bool) {
         for entry in &mut self.entries {
-            let Some((last, _)) = entry.copies.iter().find(|(nexus, _)| ends(*nexus)).copied()
+            let Some((last, ..)) = entry.copies.iter().find(|(nexus, ..)| ends(*nexus)).copied()
             else {
                 continue;
             };
-            entry.copies.retain(|(nexus, _)| !ends(*nexus));
+            entry.copies.retain(|(nexus, ..)| !ends(*nexus));
             if entry.copies.is_empty() {
                 entry.stage = Stage::Due(last.lane, last.path);
             }
@@ -216,11 +217,11 @@ impl Watch {
     pub fn copy_ended(&mut self, ticket: TicketId, nexus: Nexus) {
         let entry = self.entries.iter_mut().find(|entry| entry.ticket == ticket);
         let Some(entry) = entry else { return };
-        let Some((_, copies)) = entry.copies.iter_mut().find(|(on, _)| *on == nexus) else {
+        let Some((_, copies, _)) = entry.copies.iter_mut().find(|(on, ..)| *on == nexus) else {
             return;
         };
         *copies -= 1;
-        entry.copies.retain(|(_, copies)| *copies > 0);
+        entry.copies.retain(|(_, copies, _)| *copies > 0);
         if entry.copies.is_empty() {
             entry.stage = Stage::Due(nexus.lane, nexus.path);
         }
@@ -229,7 +230,14 @@ impl Watch {
     /// Whether copies on this nexus or an earlier session of it were given up: whether a proof is wanted.
     #[must_use]
     pub fn needs_proof(&self, nexus: Nexus) -> bool {
-        self.entries.iter().any(|entry| entry.copies.iter().any(|(on, _)| nexus.covers(*on)))
+        self.entries.iter().any(|entry| entry.copies.iter().any(|(on, ..)| nexus.covers(*on)))
+    }
+
+    /// Since when the eldest copy on exactly this session is in doubt.
+    #[must_use]
+    pub fn doubted_since(&self, nexus: Nexus) -> Option<Instant> {
+        let copies = self.entries.iter().flat_map(|entry| &entry.copies);
+        copies.filter(|(on, ..)| *on == nexus).map(|(.., since)| *since).min()
     }
 
     /// Whole blocks were written and acknowledged (or failed): what belongs in watched ranges is another
@@ -371,6 +379,12 @@ mod tests {
         ranges.iter().map(ticket).collect()
     }
 
+    fn doubt(ticket: TicketId) -> InDoubt {
+        let owner = Owner { lane: 0, token: 0 };
+        let (range, since) = (range(0, 1), Instant::from_millis(7));
+        InDoubt { ticket, range, owner, nexus: nexus(0), copies: 1, since, answered: true }
+    }
+
     /// Ranges that are watched, each with a copy on path 0.
     fn watching(writes: &[(BlockRange, Written)]) -> (Watch, Vec<TicketId>) {
         let ranges: Vec<BlockRange> = writes.iter().map(|(range, _)| *range).collect();
@@ -378,7 +392,7 @@ mod tests {
         let mut watch = Watch::default();
         for ((range, late), ticket) in writes.iter().zip(&tickets) {
             watch.keep(*ticket, *range, late.clone(), BLOCK, 1 << 20);
-            assert!(watch.release(*ticket, nexus(0), 1));
+            assert!(watch.release(&doubt(*ticket)));
         }
         (watch, tickets)
     }
@@ -389,6 +403,8 @@ mod tests {
         w.written(range(9, 3), &data(&[7, 8, 9]));
         assert!(w.take_due(0, PathSet::only(PathIndex::new(0))).is_none(), "no proof yet");
         assert!(w.needs_proof(nexus(0)) && !w.needs_proof(nexus(1)));
+        assert_eq!(w.doubted_since(nexus(0)), Some(Instant::from_millis(7)));
+        assert_eq!(w.doubted_since(Nexus { generation: 2, ..nexus(0) }), None, "another session");
         w.ended(|on| nexus(0).covers(on));
         let path = PathIndex::new(0);
         assert_eq!(w.unread(12, 1), PathSet::only(path));
@@ -448,12 +464,12 @@ mod tests {
         w.keep(tickets[0], ranges[0], data(&[1, 1]), BLOCK, 40);
         w.keep(tickets[1], ranges[1], data(&[1, 1]), BLOCK, 31);
         w.keep(tickets[2], ranges[2], Written::Zeros, BLOCK, 24);
-        assert!(!w.release(tickets[1], nexus(0), 1), "there was no room");
+        assert!(!w.release(&doubt(tickets[1])), "there was no room");
         assert_eq!((w.watched(), w.used), (0, 24));
         w.settle(|ticket| ticket == tickets[2]);
         assert_eq!(w.used, 8);
-        assert!(!w.release(tickets[0], nexus(0), 1), "proven before");
-        assert!(w.release(tickets[2], nexus(0), 1));
+        assert!(!w.release(&doubt(tickets[0])), "proven before");
+        assert!(w.release(&doubt(tickets[2])));
         w.settle(|_| false);
         assert_eq!(w.watched(), 1, "it is released, and not in doubt for the ledger");
     }

@@ -20,7 +20,7 @@ use crate::session::{Command, Completion, Direction, TaskTag};
 use crate::volume::link::{self, Link, Phase, where_};
 use crate::volume::probe::{AskAccess, Facts, HeardAccess, Step};
 use crate::volume::{Level, Volume, complete, explicit, flush, health, probing};
-use crate::wire::scsi::Sense;
+use crate::wire::scsi::{PortGroup, Sense};
 
 /// Token of a question; no part has it.
 pub(in crate::volume) const ACCESS: u64 = u64::MAX - 5;
@@ -39,6 +39,8 @@ pub(in crate::volume) struct Standing {
     pub(in crate::volume) known: bool,
     /// Its port, where it has ALUA.
     port: Option<Port>,
+    /// All groups as the path has last told them, in this session or an earlier one.
+    listed: Vec<PortGroup>,
     /// SET TARGET PORT GROUPS is understood; with `implicit` the storage acts by itself too.
     pub(in crate::volume) explicit: bool,
     pub(in crate::volume) implicit: bool,
@@ -73,6 +75,7 @@ impl Default for Standing {
         Standing {
             known: false,
             port: None,
+            listed: Vec::new(),
             explicit: false,
             implicit: false,
             transition: None,
@@ -104,6 +107,12 @@ impl Standing {
     /// A question is out.
     pub(in crate::volume) fn is_asked(&self) -> bool {
         self.question.is_some()
+    }
+
+    /// Whether the storage has told over this path that the port of the `other` one leads to the unit too.
+    pub(in crate::volume) fn vouches_for(&self, other: &Standing) -> bool {
+        let Some(Port { group, relative: Some(relative) }) = other.port else { return false };
+        self.listed.iter().any(|g| g.group == group && g.ports.contains(&relative))
     }
 
     /// The states were last read in a question that began then.
@@ -180,7 +189,7 @@ fn has_to_ask(v: &Volume, path: PathIndex) -> bool {
     let link = &v.links[path.get()];
     let state = v.engine.state(path);
     let stands_by = state == State::Standby;
-    let leaving = link.disabling || v.draining.is_some();
+    let leaving = v.leaving.contains(path) || v.draining.is_some();
     // A suspect path is asked by what it owes.
     !leaving && state != State::Suspect && (link.alua.port.is_some() || stands_by)
 }
@@ -286,6 +295,10 @@ pub(in crate::volume) fn interrupted(v: &mut Volume, now: Instant, path: PathInd
 fn heard(v: &mut Volume, now: Instant, path: PathIndex, heard: HeardAccess) {
     let again = std::mem::take(&mut v.links[path.get()].alua.again);
     let HeardAccess { not_served, groups, cut, actions, attention } = heard;
+    let listed = groups.as_ref().map(|groups| groups.groups.clone());
+    if let Some(listed) = listed {
+        v.links[path.get()].alua.listed = listed;
+    }
     let reading = match (v.links[path.get()].alua.port, groups) {
         (Some(port), Some(groups)) => Some(Reading::of(port, &groups)),
         (Some(_), None) if not_served.is_none() => {

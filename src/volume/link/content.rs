@@ -1,12 +1,14 @@
 //! The content probe of a path on its way into service: reads over it and over a path in service.
 //!
 //! Which paths need it is the device's business (all lanes): the first path that comes up is the reference,
-//! every other one is compared with one that is in service. Once found to be the same unit it is only
+//! every other one is compared with one that is in service. Where the storage has moved the unit to a path that
+//! could never be read before, what it said of its ports over a known path has to do. Once found to be the same unit it is only
 //! compared again, shortly, when it comes back. See `path::content` for what is compared.
 
 use crate::base::{Duration, Instant};
 use crate::path::content::{Copy, Probe, Step, WRITTEN_MAX};
 use crate::path::identity::LogicalUnit;
+use crate::path::planted::{Bug, planted};
 use crate::path::verdict::Outcome;
 use crate::path::{PathIndex, PathSet, State};
 use crate::session::{Command, Completion, Direction, Residual, TaskTag};
@@ -74,11 +76,13 @@ fn references(v: &Volume, path: PathIndex) -> PathSet {
 pub(in crate::volume) fn step(v: &mut Volume, now: Instant, path: PathIndex) {
     let proven = v.shared.content_proven();
     let alone = references(v, path).is_empty();
-    if alone && (proven.contains(path) || is_unused(v)) {
-        // It is known, or nobody has seen the content of the other one: this one begins.
-        if !proven.contains(path) {
-            v.shared.content_restart(path);
-        }
+    if alone && (proven.contains(path) || is_vouched_for(v, path)) {
+        finish(v, now, path);
+        return;
+    }
+    if alone && is_unused(v) {
+        // Nobody has seen the content of the other one: this one begins.
+        v.shared.content_restart(path);
         finish(v, now, path);
         return;
     }
@@ -108,6 +112,7 @@ pub(in crate::volume) fn step(v: &mut Volume, now: Instant, path: PathIndex) {
         Step::Blank if proven.contains(path) => finish(v, now, path),
         Step::Blank => blank(v, now, path),
         Step::Same => finish(v, now, path),
+        Step::Differs(_) if planted(Bug::ContentUnread) => finish(v, now, path),
         Step::Differs(lba) => {
             let why = format!(
                 "the content differs: block {lba} is not what the other paths show, although identity and \
@@ -117,6 +122,15 @@ pub(in crate::volume) fn step(v: &mut Volume, now: Instant, path: PathIndex) {
             probing::mismatch(v, now, path, &why);
         }
     }
+}
+
+/// Whether the storage itself has said, over a path that is known to show the device, that this path's port
+/// leads to the same unit (REPORT TARGET PORT GROUPS). A path that stood by could never be read, and when the
+/// unit has moved to it there may be nothing left to compare it with.
+fn is_vouched_for(v: &Volume, path: PathIndex) -> bool {
+    let own = &v.links[path.get()].alua;
+    let known = v.shared.content_proven().minus(PathSet::only(path));
+    known.iter().any(|other| v.links[other.get()].alua.vouches_for(own))
 }
 
 /// No client has been told anything of this device yet, by this lane or another.

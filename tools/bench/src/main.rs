@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod fio;
+mod goals;
 mod measure;
 mod plan;
 mod process;
@@ -13,6 +15,7 @@ mod relay;
 mod setup;
 
 use clap::{Parser, Subcommand};
+use goals::Goals;
 use plan::{Effort, MATCHES};
 use process::{BenchError, Cores, Scratch, finish, io};
 use setup::Env;
@@ -27,7 +30,7 @@ struct Arguments {
     #[arg(long)]
     quick: bool,
     /// Seconds of one turn.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 2)]
     seconds: u32,
     /// Turns of each contender; the median counts.
     #[arg(long, default_value_t = 3)]
@@ -89,11 +92,20 @@ fn run(arguments: &Arguments) -> Result<(), BenchError> {
         true => Effort { seconds: 1, turns: 1, quick: true },
         false => Effort { seconds: arguments.seconds, turns: arguments.turns, quick: false },
     };
-    let mut results = machine(effort);
+    let before = machine(effort);
+    let (mut goals, mut sections, mut failed) = (Goals::default(), String::new(), Vec::new());
     for one in MATCHES.iter().filter(|one| one.title.contains(&arguments.only)) {
-        results.push_str(&one.play(&env, effort)?);
+        // What the others gave is not lost.
+        match one.play(&env, effort, &mut goals) {
+            Ok(section) => sections.push_str(&section),
+            Err(error) => failed.push(format!("{}: {error}", one.title)),
+        }
     }
+    let results = format!("{before}{}{sections}", goals.table());
     print!("{results}");
+    if !failed.is_empty() {
+        return Err(BenchError::Failed(failed.join("\n")));
+    }
     let file = match &arguments.output {
         Some(file) => Some(file.clone()),
         None if arguments.quick || !arguments.only.is_empty() => None,

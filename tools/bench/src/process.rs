@@ -153,6 +153,22 @@ pub fn finish(what: &str, command: &mut Command) -> Result<String, BenchError> {
     Err(BenchError::Failed(format!("{what}: {}: {}{stdout}", output.status, stderr.trim())))
 }
 
+/// Processor time that the process has had, user and system, nanoseconds.
+///
+/// # Errors
+/// When there is no such process.
+pub fn cpu_ns(pid: u32) -> Result<u64, BenchError> {
+    let tasks = format!("/proc/{pid}/task");
+    let mut sum = 0;
+    for task in std::fs::read_dir(&tasks).map_err(io(&tasks))? {
+        let file = task.map_err(io(&tasks))?.path().join("schedstat");
+        // A thread may end meanwhile.
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        sum += text.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(sum)
+}
+
 /// A directory of our own, removed at the end.
 #[derive(Debug)]
 pub struct Scratch(PathBuf);

@@ -4,7 +4,7 @@ use crate::dice::Dice;
 use crate::net::Net;
 use crate::world::{World, theirs};
 use mpio::base::{Duration, Instant};
-use mpio_target::faults::{AsyncMessage, Commands, SenseCode};
+use mpio_target::faults::{Commands, SenseCode};
 use mpio_target::wire::scsi::AccessState;
 use mpio_target::{Fault, Rule};
 
@@ -40,11 +40,14 @@ enum Strike {
     SwapUnit,
     /// The storage changes how it serves its nodes' ports (ALUA).
     Access,
+    /// Another unit of the same names appears behind a portal.
+    LookAlike,
     /// An administrator.
     Admin,
 }
 
-/// All but [`Strike::Access`], which needs storage that has such states: [`Mischief::change_access`].
+/// All but those that the rest of the plan has to know: [`Mischief::change_access`],
+/// [`Mischief::show_look_alike`].
 const ALL: [Strike; 23] = [
     Strike::Silence,
     Strike::OneWay,
@@ -83,6 +86,8 @@ enum Heal {
     Disk(usize, bool),
     Enable(usize),
     Access,
+    Synchronized(usize),
+    LookAlike(usize),
     Daemon,
 }
 
@@ -97,6 +102,10 @@ pub struct Mischief {
     pub vanish_one_in: u64,
     /// The daemon is killed once in so many rounds; 0 for never.
     pub daemon_one_in: u64,
+    /// One side of the mirror is not synchronized at the start.
+    unsynced: bool,
+    /// Nothing is behind this portal, or a unit that only looks alike, until everything heals.
+    look_alike: Option<usize>,
     pending: Vec<(Instant, Heal)>,
 }
 
@@ -129,12 +138,14 @@ impl Mischief {
             ]),
             vanish_one_in: dice.pick(&[0, 0, 60]),
             daemon_one_in: 0,
+            unsynced: dice.one_in(10),
+            look_alike: None,
             pending: Vec::new(),
         }
     }
 
     /// What leaves writes in doubt and ends the session meanwhile, long enough for an overwrite.
-    fn doubts(dice: &mut Dice) -> Mischief {
+    pub fn doubts(dice: &mut Dice) -> Mischief {
         let late = [Strike::Stall, Strike::HangDisk, Strike::Late];
         let ends = [Strike::Reset, Strike::Silence, Strike::OneWay, Strike::Refuse, Strike::Freeze];
         Mischief {
@@ -144,6 +155,8 @@ impl Mischief {
             longest: dice.pick(&[Duration::from_secs(5), Duration::from_secs(30)]),
             vanish_one_in: 0,
             daemon_one_in: 0,
+            unsynced: dice.one_in(10),
+            look_alike: None,
             pending: Vec::new(),
         }
     }
@@ -151,6 +164,13 @@ impl Mischief {
     /// The storage has access states, and changes them.
     pub fn change_access(&mut self) {
         self.kinds.push(Strike::Access);
+    }
+
+    /// A unit that only looks alike comes and goes behind this portal, which has never led anywhere before. Not
+    /// with a daemon that dies: the next one does not know the unit, and begins with what it finds first.
+    pub fn show_look_alike(&mut self, portal: usize) {
+        self.kinds.push(Strike::LookAlike);
+        self.look_alike = Some(portal);
     }
 
     /// The daemon is killed now and then, and started again.
@@ -177,12 +197,23 @@ impl Mischief {
             let after = dice.duration(Duration::from_millis(1), Duration::from_secs(5));
             self.pending.push((now + after, Heal::Daemon));
         }
+        if std::mem::take(&mut self.unsynced) {
+            self.strike(w, dice, Strike::NotReady);
+        }
         if !self.kinds.is_empty() && dice.one_in(self.one_in) {
             let strike = dice.pick(&self.kinds);
-            for heal in hit(w, dice, strike) {
-                let after = dice.duration(self.shortest, self.longest);
-                self.pending.push((now + after, heal));
-            }
+            self.strike(w, dice, strike);
+        }
+    }
+
+    fn strike(&mut self, w: &mut World, dice: &mut Dice, strike: Strike) {
+        let heals = match (strike, self.look_alike) {
+            (Strike::LookAlike, Some(portal)) => look_alike(w, portal),
+            _ => hit(w, dice, strike, w.portals.len() - usize::from(self.look_alike.is_some())),
+        };
+        for heal in heals {
+            let after = dice.duration(self.shortest, self.longest);
+            self.pending.push((w.now + after, heal));
         }
     }
 
@@ -192,22 +223,25 @@ impl Mischief {
         for (_, heal) in std::mem::take(&mut self.pending) {
             mend(w, &heal);
         }
-        for node in 0..2 {
-            w.faults(node).clear();
-            mend(w, &Heal::Start(node));
-        }
-        mend(w, &Heal::Access);
-        for portal in 0..w.portals.len() {
-            w.set_net(portal, Net::Works);
-            w.stall(portal, false);
-        }
+        w.heal();
     }
 }
 
-/// Strikes once; what has to be healed later.
-fn hit(w: &mut World, dice: &mut Dice, strike: Strike) -> Vec<Heal> {
+/// A look-alike appears, once the device is known and in use: before that nobody could tell which is which.
+fn look_alike(w: &mut World, portal: usize) -> Vec<Heal> {
+    if !w.is_in_use() || w.has_look_alike() {
+        return Vec::new();
+    }
+    w.tell(format!("portal {portal} leads to a unit that only looks alike"));
+    w.show_look_alike(portal);
+    w.set_net(portal, Net::Works);
+    vec![Heal::LookAlike(portal)]
+}
+
+/// Strikes once, through one of the first `portals`; what has to be healed later.
+fn hit(w: &mut World, dice: &mut Dice, strike: Strike, portals: usize) -> Vec<Heal> {
     let node = dice.index(2);
-    let portal = dice.index(w.portals.len());
+    let portal = dice.index(portals);
     match strike {
         Strike::Silence => network(w, portal, Net::Silent),
         Strike::OneWay => network(w, portal, dice.pick(&[Net::NothingThere, Net::NothingBack])),
@@ -227,13 +261,13 @@ fn hit(w: &mut World, dice: &mut Dice, strike: Strike) -> Vec<Heal> {
             if w.nodes[node].is_some() {
                 let dark = strike == Strike::PowerCut;
                 w.tell(format!("node {node} {}", if dark { "loses power" } else { "is killed" }));
-                w.kill(node, dark);
+                if dark { w.power_cut(node) } else { w.kill(node) }
             }
             vec![Heal::Start(node)]
         }
         Strike::SwapUnit => {
             if w.nodes[node].is_some() {
-                w.kill(node, false);
+                w.kill(node);
             }
             w.tell(format!("node {node} shows another unit"));
             w.start_as_another(node);
@@ -262,6 +296,11 @@ fn hit(w: &mut World, dice: &mut Dice, strike: Strike) -> Vec<Heal> {
                 w.tell(format!("node {node} resets its connections"));
             }
             Vec::new()
+        }
+        Strike::NotReady => {
+            w.tell(format!("node {node} is not synchronized"));
+            w.set_synchronized(node, false);
+            vec![Heal::Synchronized(node)]
         }
         Strike::Attention | Strike::Async => {
             tell_initiator(w, dice, node, strike);
@@ -300,12 +339,6 @@ fn by_rule(w: &mut World, dice: &mut Dice, node: usize, strike: Strike) -> Vec<H
             let (key, asc, ascq) = dice.pick(&[(0xb, 0, 0), (0x4, 0x44, 0), (0x6, 0x3f, 0x0e)]);
             ("sense", some(sense(key, asc, ascq)).rate(0.3))
         }
-        // Becoming ready: one side of the mirror is not synchronized yet.
-        Strike::NotReady => {
-            let ready = Rule::new(sense(0x2, 0x04, 0x01));
-            w.faults(node).set("unready", ready.clone().on(Commands::Opcode(0)));
-            ("unsynced", ready.on(Commands::Medium))
-        }
         Strike::LoginRefused => {
             let (class, detail) = dice.pick(&[(3, 1), (3, 2), (3, 0)]);
             ("login", Rule::new(Fault::LoginStatus { class, detail }).times(times))
@@ -317,13 +350,11 @@ fn by_rule(w: &mut World, dice: &mut Dice, node: usize, strike: Strike) -> Vec<H
     w.faults(node).set(name, rule);
     match strike {
         Strike::HangDisk => vec![Heal::Disk(node, dice.one_in(4))],
-        Strike::NotReady => vec![Heal::Rule(node, name), Heal::Rule(node, "unready")],
         _ => vec![Heal::Rule(node, name)],
     }
 }
 
 fn tell_initiator(w: &mut World, dice: &mut Dice, node: usize, strike: Strike) {
-    let now = theirs(w.now);
     let Some(target) = &mut w.nodes[node] else { return };
     if strike == Strike::Attention {
         let (asc, ascq) = dice.pick(&[(0x29, 0), (0x29, 3), (0x2a, 1), (0x2a, 6), (0x3f, 0x0e)]);
@@ -333,7 +364,7 @@ fn tell_initiator(w: &mut World, dice: &mut Dice, node: usize, strike: Strike) {
     }
     // Logout wanted, connection dropped, session dropped.
     let event = 1 + dice.below(3) as u8;
-    target.async_message(now, &AsyncMessage { event, parameter3: 1, ..AsyncMessage::default() });
+    w.async_message(node, event, 1);
     w.tell(format!("node {node}: async event {event}"));
 }
 
@@ -379,10 +410,12 @@ fn mend(w: &mut World, heal: &Heal) {
             }
         }
         Heal::Daemon => w.start_daemon(),
-        Heal::Access => {
-            let served = [AccessState::ActiveOptimized, AccessState::ActiveNonOptimized];
-            w.pair.access().set(served);
+        Heal::LookAlike(portal) => {
+            w.hide_look_alike(portal);
+            w.set_net(portal, Net::Refuses);
         }
+        Heal::Access => w.restore_access(),
+        Heal::Synchronized(node) => w.set_synchronized(node, true),
         Heal::Enable(portal) => {
             let now = w.now;
             let name = format!("{}:{}", (b'a' + portal as u8) as char, w.portals[portal].node);

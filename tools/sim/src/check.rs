@@ -2,8 +2,9 @@
 //! targets executed; nothing of the product's own reasoning.
 
 use crate::history::{Cell, ZERO};
-use crate::load::{Asked, Kind, Load, value};
-use crate::world::World;
+use crate::load::{Asked, CELL, Kind, Load, content, value};
+use crate::world::{World, theirs};
+use mpio::base::Duration;
 use mpio_target::Record;
 use std::collections::HashMap;
 
@@ -31,6 +32,8 @@ pub enum Rule {
     Hedges,
     /// Slots, queues and memory return to where they began.
     Tidy,
+    /// A unit that only looks alike carries no I/O.
+    Apart,
     /// No target saw the standard broken, no client did.
     Protocol,
     /// The product panicked, or is in a busy loop.
@@ -47,21 +50,39 @@ impl Rule {
             Rule::Alive => "after everything healed, something did not come back",
             Rule::Hedges => "more reads were copied than the budget has",
             Rule::Tidy => "something was left behind",
+            Rule::Apart => "a unit that only looks alike was merged into the device",
             Rule::Protocol => "a peer saw the protocol broken",
             Rule::Panic => "the product panicked",
         }
     }
 }
 
-/// Every read of every cell.
+/// Every read of every cell. Where ranges may be released without a proof (`released_after` so long in doubt),
+/// what a late execution explains is left out.
 ///
 /// # Errors
 /// The first cell that cannot be explained.
-pub fn order(w: &World, load: &Load) -> Result<(), Broken> {
-    let broken = |(what, cell)| Broken { rule: Rule::Order, what, cells: Some((cell, 1)) };
-    if let Some(found) = load.broken.clone() {
-        return Err(broken(found));
+pub fn order(w: &World, load: &Load, released_after: Option<Duration>) -> Result<(), Broken> {
+    if let Some((what, cell)) = load.broken.clone() {
+        return Err(Broken { rule: Rule::Order, what, cells: Some((cell, 1)) });
     }
+    let found = explained(w, load, |_, _, _| false);
+    match released_after {
+        Some(after) if found.is_err() => {
+            let late = Late::new(w, load, after);
+            explained(w, load, |seen, cell, journal| late.explains(seen, cell, journal))
+        }
+        _ => found,
+    }
+}
+
+/// The same, but for reads that `excused` takes out: value, cell, commands executed until the answer.
+fn explained(
+    w: &World,
+    load: &Load,
+    excused: impl Fn(u64, u64, u64) -> bool,
+) -> Result<(), Broken> {
+    let broken = |(what, cell)| Broken { rule: Rule::Order, what, cells: Some((cell, 1)) };
     let mut cells: HashMap<u64, Cell> = HashMap::new();
     for (token, asked) in load.asked.iter().enumerate() {
         let good = asked.answer.as_ref().filter(|answer| answer.good);
@@ -83,7 +104,9 @@ pub fn order(w: &World, load: &Load) -> Result<(), Broken> {
                 Kind::Read => {
                     let Some(answer) = good else { continue };
                     let seen = answer.seen[(cell - asked.first) as usize];
-                    history.read(seen, asked.began, answer.ended);
+                    if !excused(seen, cell, answer.journal) {
+                        history.read(seen, asked.began, answer.ended);
+                    }
                 }
             }
         }
@@ -96,6 +119,76 @@ pub fn order(w: &World, load: &Load) -> Result<(), Broken> {
         }
     }
     Ok(())
+}
+
+/// Writes that a target executed so late that their ranges may have been released without a proof before.
+struct Late<'a> {
+    load: &'a Load,
+    after: Duration,
+    /// Executed commands that change the medium: the cells, and which write it was, if one can be told.
+    executed: Vec<(Record, (u64, u64), Option<usize>)>,
+}
+
+impl Late<'_> {
+    fn new<'a>(w: &World, load: &'a Load, after: Duration) -> Late<'a> {
+        let mut whole: HashMap<u32, usize> = HashMap::new();
+        for (token, asked) in load.asked.iter().enumerate() {
+            if let Kind::Write { checksum, .. } = asked.kind {
+                whole.insert(checksum, token);
+            }
+        }
+        let size = u64::from(w.pair.config().block_size) / CELL;
+        let mut executed = Vec::new();
+        for record in w.records().into_iter().filter(|r| !SYNCS.contains(&r.opcode)) {
+            let cells = (record.lba * size, (record.lba + record.blocks) * size);
+            let token = whole.get(&record.checksum).copied();
+            let token = token.or_else(|| part_of(load, cells, record.checksum));
+            executed.push((record, cells, token));
+        }
+        Late { load, after, executed }
+    }
+
+    /// Whether what was read in a cell, by a read that was answered when the targets had executed `journal`
+    /// commands, may have come there late: the write had been answered or given up, and its range released.
+    fn explains(&self, seen: u64, cell: u64, journal: u64) -> bool {
+        let could = |token: usize, record: &Record| {
+            let asked = &self.load.asked[token];
+            let answered = asked.answer.as_ref().is_none_or(|a| a.journal <= record.sequence);
+            answered && record.executed_at >= theirs(asked.at + self.after)
+        };
+        let late = |(record, (from, to), token): &(Record, (u64, u64), Option<usize>)| {
+            if record.sequence >= journal || !(*from..*to).contains(&cell) {
+                return false;
+            }
+            match (seen >> 16).checked_sub(1) {
+                // What belongs to no write is the repair of several, or zeros.
+                Some(writer) => {
+                    let writer = writer as usize;
+                    token.is_none_or(|token| token == writer) && could(writer, record)
+                }
+                None => token.is_none() && self.zeros(cell).any(|token| could(token, record)),
+            }
+        };
+        self.executed.iter().any(late)
+    }
+
+    fn zeros(&self, cell: u64) -> impl Iterator<Item = usize> {
+        let zeros = move |asked: &Asked| {
+            matches!(asked.kind, Kind::Zero { .. } | Kind::Trim)
+                && (asked.first..asked.first + asked.cells).contains(&cell)
+        };
+        (0..self.load.asked.len()).filter(move |token| zeros(&self.load.asked[*token]))
+    }
+}
+
+/// The write that these cells with this checksum are a part of.
+fn part_of(load: &Load, (from, to): (u64, u64), checksum: u32) -> Option<usize> {
+    load.asked.iter().enumerate().position(|(token, asked)| {
+        matches!(asked.kind, Kind::Write { .. })
+            && asked.first <= from
+            && to <= asked.first + asked.cells
+            && crc32c::crc32c(&content(token, from, to)) == checksum
+    })
 }
 
 /// When everything is healed and repaired, each cell holds what was written last: the requests from `last`
@@ -140,6 +233,20 @@ pub fn at_the_end(load: &Load, last: usize) -> Result<(), Broken> {
 /// SYNCHRONIZE CACHE, both forms.
 const SYNCS: [u8; 2] = [0x35, 0x91];
 
+/// A target that lets a flush wait for longer counts as one that cannot be reached, until it answers one.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether a flush has waited in vain for a target, and none was answered there before this one began.
+fn let_one_wait(load: &Load, syncs: &[&Record], node: u8, flush: &Asked) -> bool {
+    load.asked.iter().filter(|other| other.kind == Kind::Flush).any(|other| {
+        let (Some(answer), Some(end)) = (&other.answer, &flush.answer) else { return false };
+        let since = |s: &&&Record| (answer.journal..flush.journal).contains(&s.sequence);
+        answer.at - other.at >= FLUSH_PATIENCE
+            && answer.at <= end.at
+            && !syncs.iter().filter(since).any(|s| s.nexus.node == node)
+    })
+}
+
 /// A write that was answered before a flush began is stable once that was answered: the target that executed
 /// it was flushed after it, or was out of reach then and the other one was flushed.
 ///
@@ -157,7 +264,8 @@ pub fn stable(w: &World, load: &Load) -> Result<(), Broken> {
     }
     let syncs: Vec<&Record> = records.iter().filter(|r| SYNCS.contains(&r.opcode)).collect();
     let good = |asked: &&Asked| asked.answer.as_ref().is_some_and(|a| a.good);
-    for flush in load.asked.iter().filter(|a| a.kind == Kind::Flush).filter(good) {
+    let flushes = load.asked.iter().enumerate().filter(|(_, a)| a.kind == Kind::Flush);
+    for (number, flush) in flushes.filter(|(_, a)| good(a)) {
         let end = flush.answer.as_ref().map_or(0, |a| a.journal);
         for (token, write) in load.asked.iter().enumerate() {
             let Kind::Write { checksum, fua } = write.kind else { continue };
@@ -171,14 +279,15 @@ pub fn stable(w: &World, load: &Load) -> Result<(), Broken> {
                 let node = copy.nexus.node;
                 let between = |s: &&&Record| s.sequence > copy.sequence && s.sequence < end;
                 let mut after = syncs.iter().filter(between);
-                let out_of_reach = !w.in_reach(node, flush.journal, end);
+                let out_of_reach = !w.in_reach(node, flush.journal, end)
+                    || let_one_wait(load, &syncs, node, flush);
                 after.any(|s| s.nexus.node == node || out_of_reach)
             };
             if !copies.iter().any(|copy| covered(&copy)) {
                 let nodes: Vec<u8> = copies.iter().map(|c| c.nexus.node).collect();
                 let what = format!(
-                    "write #{token} was executed by node {nodes:?} and answered; a flush that began after \
-                     that was answered without SYNCHRONIZE CACHE there"
+                    "write #{token} was executed by node {nodes:?} and answered; flush #{number}, which began \
+                     after that, was answered without SYNCHRONIZE CACHE there"
                 );
                 let cells = Some((write.first, write.cells));
                 return Err(Broken { rule: Rule::Stable, what, cells });
@@ -209,6 +318,17 @@ pub fn hedges(w: &World) -> Result<(), Broken> {
     Ok(())
 }
 
+/// A unit of the same names and other content was never used.
+///
+/// # Errors
+/// How it was.
+pub fn apart(w: &World) -> Result<(), Broken> {
+    match w.merged() {
+        None => Ok(()),
+        Some(what) => Err(Broken { rule: Rule::Apart, what, cells: None }),
+    }
+}
+
 /// Nothing is left in any table, and nobody complains.
 ///
 /// # Errors
@@ -225,6 +345,15 @@ pub fn tidy(w: &World) -> Result<(), Broken> {
             return Err(broken(Rule::Tidy, format!("{fences:?}")));
         }
     }
+    standard(w)
+}
+
+/// No target and no client saw the standard broken.
+///
+/// # Errors
+/// What one saw.
+pub fn standard(w: &World) -> Result<(), Broken> {
+    let broken = |rule, what| Broken { rule, what, cells: None };
     for node in 0..2 {
         if let Some(first) = w.pair.counters(node).violations().first() {
             return Err(broken(Rule::Protocol, format!("node {node} saw: {first}")));

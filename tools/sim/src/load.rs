@@ -80,6 +80,13 @@ pub fn value(token: usize, cell: u64) -> u64 {
     (token as u64 + 1) << 16 | (cell & 0xffff)
 }
 
+/// What a write puts into the cells from `from` to `to`, the end not included.
+#[must_use]
+pub fn content(token: usize, from: u64, to: u64) -> Vec<u8> {
+    let words = (from..to).map(|cell| value(token, cell).to_le_bytes());
+    words.flat_map(|word| word.repeat(CELL as usize / 8)).collect()
+}
+
 /// How the load behaves.
 #[derive(Debug, Clone)]
 pub struct Shape {
@@ -205,8 +212,7 @@ impl Load {
         let op = match &mut kind {
             Kind::Read => Op::Read { offset, len },
             Kind::Write { fua, checksum } => {
-                let words = (first..first + cells).map(|cell| value(token, cell).to_le_bytes());
-                let data: Vec<u8> = words.flat_map(|word| word.repeat(CELL as usize / 8)).collect();
+                let data = content(token, first, first + cells);
                 *checksum = crc32c::crc32c(&data);
                 Op::Write { offset, data: Payload::from(data), fua: *fua }
             }

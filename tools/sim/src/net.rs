@@ -49,6 +49,12 @@ pub struct Portal {
     pub send_buffer: usize,
 }
 
+/// Portals that are 100 µs away, each of one of these nodes.
+#[must_use]
+pub fn ways(nodes: &[usize]) -> Vec<Portal> {
+    nodes.iter().map(|node| Portal::new(*node)).collect()
+}
+
 /// The shortest time after which TCP sends again.
 const RETRANSMISSION: Duration = Duration::from_millis(200);
 
@@ -193,12 +199,13 @@ impl Wire {
         taken
     }
 
-    /// When the next thing arrives.
+    /// When the next thing arrives; at the target only, if the volume stands still.
     #[must_use]
-    pub fn next(&self, net: Net) -> Instant {
+    pub fn next(&self, net: Net, paused: bool) -> Instant {
         let to_target =
             if self.stalled || !net.to_target() { Instant::MAX } else { self.to_target.next() };
-        let to_volume = if net.to_volume() { self.to_volume.next() } else { Instant::MAX };
+        let hears = net.to_volume() && !paused;
+        let to_volume = if hears { self.to_volume.next() } else { Instant::MAX };
         to_target.min(to_volume)
     }
 

@@ -39,6 +39,10 @@ pub struct Peer {
     pub closing: bool,
     /// The client reads nothing any more.
     pub deaf: bool,
+    /// The client has closed its side.
+    pub eof: bool,
+    /// Requests that were numbered for it.
+    pub sent: u64,
     /// The completion of a send was lost (a planted bug of the driver).
     pub stuck: bool,
     /// Requests submitted and not answered.
@@ -61,6 +65,8 @@ impl Peer {
             buffer: None,
             closing: false,
             deaf: false,
+            eof: false,
+            sent: 0,
             stuck: false,
             open: 0,
         }

@@ -3,12 +3,13 @@
 use crate::chaos::Mischief;
 use crate::dice::Dice;
 use crate::load::{CELL, Pattern, Shape};
-use crate::net::Portal;
+use crate::net::{Net, Portal};
 use crate::world::{DriverBug, Setup};
 use mpio::base::Duration;
 use mpio::path::{Failback, FenceMode, Policy};
 use mpio::session::Digest;
 use mpio::volume::spec::Tunables;
+use mpio::volume::tunables::randomise;
 use mpio_target::PairConfig;
 
 /// A fault that is planted to show that it would be found.
@@ -73,24 +74,30 @@ impl Plan {
     pub fn new(seed: u64, bug: Option<Bug>) -> Plan {
         let mut dice = Dice::new(seed);
         let mut pair = pair(&mut dice.fork(), seed);
-        let portals = portals(&mut dice.fork());
+        let mut portals = portals(&mut dice.fork());
         let mut tunables = tunables(&mut dice.fork());
-        let shape = shape(&mut dice.fork(), &pair);
+        let mut shape = shape(&mut dice.fork(), &pair);
+        // What is released without a proof may be read until it is repaired, and a write of a part of a block
+        // would carry it on: what is judged then is whole blocks.
+        shape.aligned |= tunables.fence_timeout < Duration::MAX;
         let mut mischief = Mischief::new(&mut dice.fork());
         let mut rest = dice.fork();
-        if access_states(&mut dice.fork(), &mut pair) {
+        let moves = access_states(&mut dice.fork(), &mut pair);
+        daemon_dies(&mut dice.fork(), &mut mischief);
+        if moves {
             mischief.change_access();
         }
-        daemon_dies(&mut dice.fork(), &mut mischief);
-        if bug == Some(Bug::Product(mpio::path::planted::Bug::ResetSkipped)) {
-            // A new daemon's range would stay unproven for ever: that is found first, and it is the stale
-            // write that has to be seen here.
-            mischief.daemon_one_in = 0;
+        // Storage that moves the unit may vouch for a port that nobody has read over, by its name.
+        let may = !moves && mischief.daemon_one_in == 0;
+        if looks_alike(&mut dice.fork(), &mut portals, may) {
+            mischief.show_look_alike(portals.len() - 1);
+            tunables.trust_identity = false;
         }
-        let mut shape = shape;
-        let early = Bug::Product(mpio::path::planted::Bug::WatchForgotten);
-        if bug == Some(early) && mischief.daemon_one_in == 0 {
-            release_early(&mut dice.fork(), &mut tunables, &mut shape);
+        if bug == Some(Bug::Product(mpio::path::planted::Bug::ResetSkipped)) {
+            // A new daemon's range would stay unproven for ever, and what is released watched: that is found
+            // first, and it is the stale write that has to be seen here.
+            mischief.daemon_one_in = 0;
+            tunables.fence_timeout = Duration::MAX;
         }
         if bug == Some(Bug::FenceOff) {
             tunables.fence = FenceMode::Off;
@@ -112,6 +119,7 @@ impl Plan {
             },
             pair,
             portals,
+            loses_last_words: true,
             ..Setup::default()
         };
         Plan {
@@ -128,10 +136,13 @@ impl Plan {
 }
 
 impl Plan {
-    /// Ranges may be released without a proof: what is read before they are repaired is not judged.
+    /// After how long a range may be released without a proof: until it is repaired, a late write may be read
+    /// there from then on.
     #[must_use]
-    pub fn releases(&self) -> bool {
-        self.setup.tunables.fence_timeout != Duration::MAX
+    pub fn released_after(&self) -> Option<Duration> {
+        let tunables = &self.setup.tunables;
+        let released = tunables.fence == FenceMode::Overlap;
+        Some(tunables.fence_timeout).filter(|after| released && *after < Duration::MAX)
     }
 }
 
@@ -180,20 +191,22 @@ fn access_states(dice: &mut Dice, pair: &mut PairConfig) -> bool {
     has
 }
 
-/// One daemon in five is killed now and then.
-fn daemon_dies(dice: &mut Dice, mischief: &mut Mischief) {
-    if dice.one_in(5) {
-        mischief.kill_daemon(dice.pick(&[30, 100, 300]));
+/// In one run of eight a path leads nowhere, and for some time to a unit that only looks alike.
+fn looks_alike(dice: &mut Dice, portals: &mut Vec<Portal>, may: bool) -> bool {
+    let does = dice.one_in(8) && may;
+    if does {
+        portals.push(Portal { net: Net::Refuses, ..Portal::new(dice.index(2)) });
     }
+    does
 }
 
-/// A profile of its own, `--bug watch-forgotten` (in a build without planted faults it plants none), since a
-/// range may stay watched for long: one device in six gives up what is in doubt after a time. Until it is repaired a late write may be read
-/// then, and carried on by a write of a part of a block: [`Plan::releases`].
-fn release_early(dice: &mut Dice, tunables: &mut Tunables, shape: &mut Shape) {
-    if dice.one_in(6) && tunables.fence == FenceMode::Overlap {
-        tunables.fence_timeout = dice.duration(Duration::from_secs(1), Duration::from_secs(20));
-        shape.aligned = true;
+/// One daemon in five is killed now and then, and every second one of these with writes in doubt as a rule.
+fn daemon_dies(dice: &mut Dice, mischief: &mut Mischief) {
+    if dice.one_in(5) {
+        if dice.one_in(2) {
+            *mischief = Mischief::doubts(dice);
+        }
+        mischief.kill_daemon(dice.pick(&[30, 100, 300]));
     }
 }
 
@@ -211,7 +224,7 @@ fn portals(dice: &mut Dice) -> Vec<Portal> {
     way.iter().map(to_portal).collect()
 }
 
-/// Tunables inside their ranges; for `fence_timeout` see [`release_early`].
+/// Tunables inside their ranges: half of the devices have the defaults.
 fn tunables(dice: &mut Dice) -> Tunables {
     let ms = Duration::from_millis;
     let mut tunables = Tunables {
@@ -221,10 +234,16 @@ fn tunables(dice: &mut Dice) -> Tunables {
         trust_identity: dice.one_in(3),
         ..Tunables::default()
     };
-    if dice.one_in(2) {
-        return tunables;
+    if dice.one_in(3) {
+        let early = dice.duration(ms(500), ms(20_000));
+        tunables.fence_timeout = dice.pick(&[early, early, early, ms(30_000), Duration::ZERO]);
     }
-    tunables.path_timeout = dice.duration(ms(200), ms(5000));
+    match dice.below(4) {
+        0 | 1 => return tunables,
+        2 => {}
+        _ => return anywhere(dice, &tunables),
+    }
+    tunables.path_timeout = dice.duration(ms(500), ms(5000));
     tunables.last_path_timeout = dice.duration(tunables.path_timeout, ms(20_000));
     tunables.command_timeout = dice.duration(ms(500), ms(10_000));
     tunables.last_path_command_timeout = dice.duration(tunables.command_timeout, ms(60_000));
@@ -233,6 +252,33 @@ fn tunables(dice: &mut Dice) -> Tunables {
     tunables.failback =
         dice.pick(&[Failback::Immediate, Failback::Manual, Failback::After(ms(500))]);
     tunables
+}
+
+/// Anything that the registry allows, but for what this network and [`run`](crate::run) have no patience for:
+/// a path that is given up before a lost packet is sent again never comes back, and one that is tried once
+/// in an hour not soon enough.
+fn anywhere(dice: &mut Dice, base: &Tunables) -> Tunables {
+    let ms = Duration::from_millis;
+    let mut t = randomise(base, || dice.bits());
+    for (time, least, most) in [
+        (&mut t.path_timeout, 500, 30_000),
+        (&mut t.last_path_timeout, 500, 60_000),
+        (&mut t.command_timeout, 500, 30_000),
+        (&mut t.last_path_command_timeout, 500, 60_000),
+        (&mut t.nop_interval, 50, 60_000),
+        (&mut t.suspect_interval, 10, 10_000),
+        (&mut t.check_interval, 500, 30_000),
+        (&mut t.connect_timeout, 1000, 30_000),
+        (&mut t.login_timeout, 1000, 30_000),
+        (&mut t.reconnect_min, 10, 30_000),
+        (&mut t.reconnect_max, 10, 60_000),
+        (&mut t.flap_penalty_max, 0, 60_000),
+        (&mut t.management_timeout, 1000, 30_000),
+        (&mut t.alua_transition_timeout, 1000, 60_000),
+    ] {
+        *time = (*time).clamp(ms(least), ms(most));
+    }
+    t
 }
 
 fn shape(dice: &mut Dice, pair: &PairConfig) -> Shape {

@@ -5,6 +5,7 @@ use crate::load::{self, Kind, Load};
 use crate::plan::{Bug, Plan};
 use crate::world::World;
 use mpio::base::{Duration, Instant};
+use mpio::path::State;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
@@ -115,9 +116,11 @@ impl Run<'_> {
         let last = self.load.asked.len();
         self.last_reads()?;
         self.leave()?;
-        match self.plan.releases() {
-            true => check::at_the_end(&self.load, last)?,
-            false => check::order(&self.world, &self.load)?,
+        check::apart(&self.world)?;
+        check::order(&self.world, &self.load, self.plan.released_after())?;
+        // What a daemon watched dies with it.
+        if self.world.daemon_lives() == 1 {
+            check::at_the_end(&self.load, last)?;
         }
         check::stable(&self.world, &self.load)?;
         check::hedges(&self.world)?;
@@ -165,7 +168,13 @@ impl Run<'_> {
     /// back only when something was written: a client goes on.
     fn come_back(&mut self) -> Result<(), Broken> {
         let Run { world, load, plan, .. } = self;
-        let writer = plan.setup.pair.blank.then(|| world.client_on(0));
+        let writer = plan.setup.pair.blank.then(|| {
+            // A client that comes while the unit is not known is sent away after some time.
+            let paths = 0..world.portals.len();
+            let known = |w: &World| paths.clone().any(|path| w.state(path) == State::Active);
+            world.wait(PATIENCE, known);
+            world.client_on(0)
+        });
         for _ in 0..PATIENCE.as_secs() {
             world.settle();
             load.take(world);

@@ -24,6 +24,7 @@ use crate::net::Net;
 use mpio::base::Duration;
 use mpio::path::State;
 use mpio_target::Rule;
+use mpio_target::wire::scsi::AccessState;
 pub use parse::parse;
 pub use play::play;
 
@@ -93,6 +94,12 @@ pub enum Step {
     Node(usize, NodeVerb),
     /// A rule of the target's fault layers, by name; `None` takes it away.
     Rule(usize, &'static str, Option<Rule>),
+    /// Whether one side of the mirror is synchronized: else it answers NOT READY.
+    Synchronized(usize, bool),
+    /// The storage serves its nodes' ports so from now on (ALUA).
+    Access([AccessState; 2]),
+    /// A unit of the same names and other content stands behind a path's portal, or does not any more.
+    LookAlike(usize, bool),
     /// The daemon is killed (`false`) or started.
     Daemon(bool),
     /// An administrator.

@@ -8,22 +8,26 @@
 //! A *daemon* is the volumes of all lanes with what they share; it can be killed and started again. What
 //! outlives it is the [`World`]: targets, network, clients.
 
+mod asking;
 mod lanes;
 mod targets;
 
+pub use asking::pattern;
+
 use crate::dice::Dice;
-use crate::net::{Net, Portal, Wire};
+use crate::net::{Net, Portal, Wire, ways};
 use crate::peer::Peer;
 use crate::trace::{About, Trace};
-use mpio::base::{Duration, Instant};
-use mpio::export::client::{Answer, ClientConfig, Op};
+use mpio::base::{Duration, Instant, SteadyClock};
+use mpio::export::client::Answer;
 use mpio::path::{Fence, Ledger, PathIndex, Policy, State};
 use mpio::session::Digest;
 use mpio::session::chap::Credentials;
+use mpio::volume::fence_command::FenceCommand;
 use mpio::volume::nexus::NexusRecord;
 use mpio::volume::shared::Shared;
 use mpio::volume::spec::{DeviceSpec, PathSpec, Tunables};
-use mpio::volume::{ClientId, Endpoint, Notice, Volume};
+use mpio::volume::{Notice, Volume};
 use mpio::wire::nbd::NbdError;
 use mpio_target::{Node, Pair, PairConfig};
 use std::collections::{BTreeMap, VecDeque};
@@ -32,6 +36,12 @@ use std::sync::Arc;
 
 /// Steps at one instant before it counts as a busy loop.
 const STEPS_MAX: u32 = 20_000;
+
+/// Lines of what the product has told, in a message.
+const NOTICES_MAX: usize = 30;
+
+/// The node that only looks like one of the pair.
+pub const LOOK_ALIKE: usize = 2;
 
 /// A bug of the driver, planted to show that it would be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +83,9 @@ pub struct Setup {
     pub seed: u64,
     /// A planted bug.
     pub bug: Option<DriverBug>,
+    /// A network that is out of order loses what a socket had still to send when it was given up: none, some
+    /// or all of its bytes and its reset still arrive. Else all of it does, when the network works again.
+    pub loses_last_words: bool,
 }
 
 impl Default for Setup {
@@ -84,7 +97,7 @@ impl Default for Setup {
             wwid: None,
             read_only: false,
             lanes: 1,
-            portals: vec![Portal::new(0), Portal::new(1)],
+            portals: ways(&[0, 1]),
             weights: Vec::new(),
             digests: (Digest::None, Digest::None),
             redirect_allow: Vec::new(),
@@ -92,6 +105,7 @@ impl Default for Setup {
             buffer_memory: 64 << 20,
             seed: 0,
             bug: None,
+            loses_last_words: false,
         }
     }
 }
@@ -130,11 +144,15 @@ pub struct World {
     pub pair: Pair,
     /// Another pair that says it is something else: a node may start as one of it.
     impostor: Option<Pair>,
-    /// The target processes that run.
-    pub nodes: [Option<Node>; 2],
-    boots: [u32; 2],
+    /// A pair that says it is the same: see [`World::show_look_alike`].
+    look_alike: Option<Pair>,
+    /// The first path that carried I/O to it.
+    merged: Option<String>,
+    /// The target processes that run: two, and at [`LOOK_ALIKE`] one that only looks like one of them.
+    pub nodes: [Option<Node>; 3],
+    boots: [u32; 3],
     /// A node that went down without a word: nothing answers at its address.
-    dark: [bool; 2],
+    dark: [bool; 3],
     /// A node that shows another unit.
     another: [bool; 2],
     /// Since when, and until when, in commands executed by the pair, a lane had no session in service with a node.
@@ -159,14 +177,28 @@ pub struct World {
     /// NBD clients, those that are gone too.
     pub peers: Vec<Peer>,
     finished: VecDeque<Finished>,
+    /// A client has had a good answer.
+    used: bool,
     /// What the product told, newest last.
     pub log: Vec<Notice>,
     /// Connections that were asked for.
     pub connects: Vec<(Instant, SocketAddr)>,
     /// Lanes that have said that they are drained.
     pub drained: Vec<bool>,
-    /// The state file of the device.
-    left_behind: Vec<NexusRecord>,
+    /// What the lanes of the daemon share.
+    pub shared: Option<Arc<Shared>>,
+    /// What the daemon takes for the time, and whether it stands still.
+    steady: SteadyClock,
+    paused: bool,
+    /// The state file of the device, and how long it takes to write it; `None`: it cannot be written.
+    pub state_file: Vec<NexusRecord>,
+    /// See `state_file`.
+    pub record_delay: Option<Duration>,
+    recording: Vec<(Instant, usize, PathIndex, NexusRecord)>,
+    /// Commands that were to be run to prove something.
+    pub commands: Vec<FenceCommand>,
+    /// When the portals were to be asked again. Every path is there from the start.
+    pub discoveries: Vec<Instant>,
     /// The story of the run.
     pub trace: Trace,
     dice: Dice,
@@ -215,6 +247,17 @@ fn path_spec(setup: &Setup, lane: usize, index: usize) -> PathSpec {
 }
 
 impl World {
+    /// Targets and a daemon with every path up.
+    ///
+    /// # Panics
+    /// When one does not come.
+    #[must_use]
+    pub fn new(setup: Setup) -> World {
+        let mut world = World::cold(setup);
+        world.until_active();
+        world
+    }
+
     /// Targets and a daemon; nothing is connected yet.
     ///
     /// # Panics
@@ -222,13 +265,15 @@ impl World {
     #[must_use]
     pub fn cold(setup: Setup) -> World {
         let pair = Pair::new(setup.pair.clone()).expect("a pair");
-        let nodes = [Some(pair.node(0, 1)), Some(pair.node(1, 1))];
+        let nodes = [Some(pair.node(0, 1)), Some(pair.node(1, 1)), None];
         let mut world = World {
             now: Instant::from_millis(1_000_000),
             nodes,
             impostor: None,
-            boots: [0; 2],
-            dark: [false; 2],
+            look_alike: None,
+            merged: None,
+            boots: [0; 3],
+            dark: [false; 3],
             another: [false; 2],
             out_of_reach: Default::default(),
             volumes: Vec::new(),
@@ -244,10 +289,18 @@ impl World {
             segment: 64 * 1024,
             peers: Vec::new(),
             finished: VecDeque::new(),
+            used: false,
             log: Vec::new(),
             connects: Vec::new(),
             drained: Vec::new(),
-            left_behind: Vec::new(),
+            shared: None,
+            steady: SteadyClock::default(),
+            paused: false,
+            state_file: Vec::new(),
+            record_delay: Some(Duration::ZERO),
+            recording: Vec::new(),
+            commands: Vec::new(),
+            discoveries: Vec::new(),
             trace: Trace::default(),
             dice: Dice::new(setup.seed ^ 0x006e_6574),
             clock: 0,
@@ -266,12 +319,23 @@ impl World {
     /// # Panics
     /// When it runs already.
     pub fn start_daemon(&mut self) {
+        self.start_daemon_with(|_| true);
+    }
+
+    /// The same; what the configuration still has is as `configured` says of the names of paths that an
+    /// earlier daemon has left behind.
+    ///
+    /// # Panics
+    /// When it runs already.
+    pub fn start_daemon_with(&mut self, configured: impl Fn(&str) -> bool) {
         assert!(self.volumes.is_empty(), "the daemon runs");
         let setup = &self.setup;
         let fence = Fence { mode: setup.tunables.fence, timeout: setup.tunables.fence_timeout };
         let ledger = Ledger::new(fence, setup.pair.block_size, 256);
-        let left = self.left_behind.iter().map(|record| (record.clone(), true)).collect();
+        let left = self.state_file.iter().map(|r| (r.clone(), configured(&r.path))).collect();
         let shared = Arc::new(Shared::recording(self.now, ledger, left));
+        self.shared = Some(shared.clone());
+        self.steady = SteadyClock::default();
         let spec = DeviceSpec {
             name: "vm0".to_owned(),
             initiator_name: "iqn.2026-11.test.host:mpio".to_owned(),
@@ -312,6 +376,7 @@ impl World {
         self.volumes.clear();
         self.attempts.clear();
         self.closing.clear();
+        self.recording.clear();
         for index in 0..self.peers.len() {
             if self.peers[index].id.is_some() {
                 self.gone(index);
@@ -321,10 +386,56 @@ impl World {
         }
     }
 
+    /// Ends it like [`kill_daemon`](World::kill_daemon) and starts it at once, as
+    /// [`start_daemon_with`](World::start_daemon_with) does.
+    pub fn restart_daemon(&mut self, configured: impl Fn(&str) -> bool) {
+        self.kill_daemon();
+        self.start_daemon_with(configured);
+    }
+
+    /// The daemon stands still, and everything else goes on. It may be told of that by its clock (`steady`).
+    ///
+    /// # Panics
+    /// When nothing was due meanwhile: nobody would notice the pause.
+    pub fn pause(&mut self, duration: Duration, steady: bool) {
+        self.settle();
+        let deadlines = self.volumes.iter().filter_map(Volume::poll_deadline);
+        let due = deadlines.min().unwrap_or(Instant::MAX);
+        self.paused = true;
+        self.run(duration);
+        self.paused = false;
+        if steady {
+            let (_, late) = self.steady.turn(self.now, due);
+            assert!(late.is_some(), "a pause that nobody would notice");
+        }
+    }
+
+    /// The daemon does not run for so long, which is too short for its clock to be told.
+    pub fn starve(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        let deadlines = self.volumes.iter().filter_map(Volume::poll_deadline);
+        let due = self.steady.raw(deadlines.min().unwrap_or(Instant::MAX));
+        self.pause(duration, false);
+        let (now, late) = (self.steady.at(end), end.since(due));
+        self.volumes.iter_mut().for_each(|volume| volume.handle_stall(now, late));
+        self.awake.fill(true);
+    }
+
+    /// What the daemon takes for the time.
+    fn at(&self) -> Instant {
+        self.steady.at(self.now)
+    }
+
     /// Whether it runs.
     #[must_use]
     pub fn daemon_runs(&self) -> bool {
         !self.volumes.is_empty()
+    }
+
+    /// How many daemons there have been.
+    #[must_use]
+    pub fn daemon_lives(&self) -> u64 {
+        self.lives
     }
 
     // --- time
@@ -339,11 +450,12 @@ impl World {
             assert!(self.steps < STEPS_MAX, "a busy loop at {:?}", self.now);
             let mut moved = self.deliver();
             moved |= self.nodes_turn();
-            for lane in 0..self.volumes.len() {
+            for lane in 0..if self.paused { 0 } else { self.volumes.len() } {
                 moved |= self.lane_turn(lane);
             }
-            moved |= self.peers_turn();
+            moved |= !self.paused && self.peers_turn();
             self.watch_reach();
+            self.watch_look_alike();
             if !moved {
                 return;
             }
@@ -376,10 +488,7 @@ impl World {
 
     /// Moves the clock to the next thing that is due, at most to `limit`.
     fn advance(&mut self, limit: Instant) {
-        let mut next = limit;
-        for volume in &self.volumes {
-            next = next.min(volume.poll_deadline().unwrap_or(Instant::MAX));
-        }
+        let mut next = if self.paused { limit } else { limit.min(self.daemon_due()) };
         for node in self.nodes.iter().flatten() {
             next = next.min(node.poll_deadline().map_or(Instant::MAX, ours));
         }
@@ -389,15 +498,23 @@ impl World {
                 (_, true) => Net::NothingThere,
                 (net, false) => net,
             };
-            next = next.min(wire.next(net).max(self.now));
+            next = next.min(wire.next(net, self.paused).max(self.now));
         }
-        next = next.min(self.attempts.iter().map(|a| a.due).min().unwrap_or(Instant::MAX));
-        next = next.min(self.closing.iter().map(|(at, ..)| *at).min().unwrap_or(Instant::MAX));
         assert!(next >= self.now, "the deadline {next:?} lies before {:?}", self.now);
         if next > self.now {
             self.steps = 0;
         }
         self.now = next;
+    }
+
+    /// When the daemon or its kernel has something to do.
+    fn daemon_due(&self) -> Instant {
+        let deadlines = self.volumes.iter().filter_map(Volume::poll_deadline);
+        let attempts = self.attempts.iter().map(|a| a.due);
+        let closing = self.closing.iter().map(|(at, ..)| *at);
+        let recording = self.recording.iter().map(|(at, ..)| *at);
+        let kernel = attempts.chain(closing).chain(recording);
+        deadlines.map(|at| self.steady.raw(at)).chain(kernel).min().unwrap_or(Instant::MAX)
     }
 
     /// Lets `duration` pass.
@@ -442,6 +559,16 @@ impl World {
         took.unwrap_or_else(|| panic!("{what} does not come\n{}", self.story()))
     }
 
+    /// Until every path of every lane is active; how long it took.
+    pub fn until_active(&mut self) -> Duration {
+        self.until("every path active", World::all_active)
+    }
+
+    /// Until a path of the first lane is in this state; how long it took.
+    pub fn until_state(&mut self, path: usize, state: State) -> Duration {
+        self.until(&format!("path {path} {state}"), |w| w.state(path) == state)
+    }
+
     /// Every path of every lane is active.
     #[must_use]
     pub fn all_active(&self) -> bool {
@@ -451,6 +578,12 @@ impl World {
     }
 
     // --- what can be seen
+
+    /// Whether a client has used the device that the daemon serves.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.used
+    }
 
     /// Ranges that were released without a proof are still looked after.
     #[must_use]
@@ -468,6 +601,24 @@ impl World {
     #[must_use]
     pub fn state(&self, path: usize) -> State {
         self.state_on(0, path)
+    }
+
+    /// Why a path of the first lane is in its state, when that is not plain.
+    #[must_use]
+    pub fn reason(&self, path: usize) -> &str {
+        self.volumes[0].path_reason(PathIndex::new(path))
+    }
+
+    /// How often it has failed.
+    #[must_use]
+    pub fn failures(&self, path: usize) -> u64 {
+        self.volumes[0].path_failures(PathIndex::new(path))
+    }
+
+    /// The first lane, for an administrator: it gets a turn.
+    pub fn volume(&mut self) -> &mut Volume {
+        self.awake[0] = true;
+        &mut self.volumes[0]
     }
 
     /// How often the product has told this.
@@ -491,86 +642,10 @@ impl World {
         if let Some(volume) = self.volumes.first() {
             out += &format!("{:?}\n", volume.fences());
         }
-        out
-    }
-
-    // --- clients
-
-    /// A client that has just connected to a lane of a daemon that runs.
-    pub fn connect(&mut self, lane: usize, config: ClientConfig) -> usize {
-        let id = self.volumes[lane].handle_client(self.now);
-        self.awake[lane] = true;
-        self.peers.push(Peer::new(lane, id, config));
-        self.peers.len() - 1
-    }
-
-    /// A client that has opened the export.
-    ///
-    /// # Panics
-    /// When the export does not open.
-    pub fn client_on(&mut self, lane: usize) -> usize {
-        let peer = self.connect(lane, ClientConfig::new("vm0"));
-        self.until("the export opens", |w| w.peers[peer].export.is_some());
-        peer
-    }
-
-    /// Sends a request without waiting; when it began, on the clock of begins and ends.
-    pub fn submit(&mut self, peer: usize, token: u64, op: Op) -> u64 {
-        self.clock += 1;
-        let peer = &mut self.peers[peer];
-        peer.open += 1;
-        peer.client.submit(token, op);
-        self.clock
-    }
-
-    /// The next answer.
-    pub fn finished(&mut self) -> Option<Finished> {
-        self.finished.pop_front()
-    }
-
-    /// Takes a client's events, with when they came.
-    fn collect(&mut self, index: usize) {
-        let peer = &mut self.peers[index];
-        peer.poll();
-        while let Some(done) = peer.answers.pop_front() {
-            self.clock += 1;
-            self.finished.push_back(Finished {
-                peer: index,
-                token: done.token,
-                stamp: self.clock,
-                journal: self.pair.journal().count(),
-                at: self.now,
-                result: done.result,
-            });
+        for Notice { level, path, what, why } in self.log.iter().rev().take(NOTICES_MAX).rev() {
+            out += &format!("{level:?} {} {what}: {why}\n", path.as_deref().unwrap_or("-"));
         }
-    }
-
-    /// The client is gone without a word: its socket is broken.
-    pub fn vanish(&mut self, peer: usize) {
-        let peer = &mut self.peers[peer];
-        let Some(id) = peer.id else { return };
-        peer.deaf = true;
-        peer.up.clear();
-        let error = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
-        let lane = peer.lane;
-        self.volumes[lane].handle_disconnected(self.now, Endpoint::Client(id), Some(&error));
-        self.awake[lane] = true;
-    }
-
-    /// Its socket is gone; an answer that it has not seen is none.
-    fn gone(&mut self, peer: usize) {
-        self.clock += 1;
-        self.peers[peer].id = None;
-        self.peers[peer].gone = Some(self.clock);
-    }
-
-    /// Something was done to a lane's volume from outside: it gets a turn.
-    pub fn wake(&mut self, lane: usize) {
-        self.awake[lane] = true;
-    }
-
-    fn peer_of(&mut self, lane: usize, id: ClientId) -> Option<usize> {
-        self.peers.iter().rposition(|p| p.lane == lane && p.id == Some(id))
+        out
     }
 
     /// Tells the story that something was done to the world.

@@ -123,6 +123,16 @@ mod planted {
     }
 
     #[test]
+    fn an_old_write_that_nobody_undoes_is_found() {
+        finds(Bug::Product(Product::WatchForgotten), 400, &[Rule::Order]);
+    }
+
+    #[test]
+    fn a_unit_that_only_looks_alike_is_found() {
+        finds(Bug::Product(Product::ContentUnread), 100, &[Rule::Apart]);
+    }
+
+    #[test]
     fn copies_that_nobody_paid_for_are_found() {
         finds(Bug::Product(Product::HedgesUnpaid), 200, &[Rule::Hedges]);
     }

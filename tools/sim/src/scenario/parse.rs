@@ -2,11 +2,12 @@
 
 use super::{AdminVerb, Ask, Cells, Expect, NodeVerb, Scenario, Step, Trouble};
 use crate::load::Kind;
-use crate::net::{Net, Portal};
+use crate::net::{Net, ways};
 use crate::world::Setup;
 use mpio::base::Duration;
 use mpio::path::{FenceMode, State};
 use mpio_target::faults::Commands;
+use mpio_target::wire::scsi::AccessState;
 use mpio_target::{Fault, Rule};
 
 /// How long `expect` waits unless it says `within`.
@@ -54,7 +55,7 @@ fn set(setup: &mut Setup, words: &[&str]) -> Option<()> {
     match words {
         ["paths", nodes @ ..] if (1..=8).contains(&nodes.len()) => {
             let nodes: Option<Vec<usize>> = nodes.iter().map(|node| self::node(node)).collect();
-            setup.portals = nodes?.into_iter().map(Portal::new).collect();
+            setup.portals = ways(&nodes?);
         }
         ["lanes", lanes] => {
             setup.lanes = lanes.parse().ok().filter(|lanes| (1..=4).contains(lanes))?
@@ -65,6 +66,11 @@ fn set(setup: &mut Setup, words: &[&str]) -> Option<()> {
         ["fence", "off"] => setup.tunables.fence = FenceMode::Off,
         ["target", "aborts"] => {
             setup.pair.nodes.iter_mut().for_each(|node| node.reinstatement_aborts = true);
+        }
+        ["alua"] => {
+            for (node, state) in setup.pair.nodes.iter_mut().zip([0, 1]) {
+                node.abilities.alua = Some(state);
+            }
         }
         ["shared"] => setup.tunables.shared = true,
         ["wwid"] => setup.wwid = Some("naa.6000000102030405060708090a0b0c0d".to_owned()),
@@ -124,6 +130,11 @@ fn step(words: &[&str]) -> Option<Step> {
             Step::Rule(node(at)?, "tasks", Some(Rule::new(Fault::TaskManagementAnswer(5))))
         }
         ["answer", "tasks", at] => Step::Rule(node(at)?, "tasks", None),
+        ["unsync", at] => Step::Synchronized(node(at)?, false),
+        ["sync", at] => Step::Synchronized(node(at)?, true),
+        ["access", first, second] => Step::Access([access(first)?, access(second)?]),
+        ["show", "look-alike", at] => Step::LookAlike(path(at)?, true),
+        ["hide", "look-alike", at] => Step::LookAlike(path(at)?, false),
         ["expect", rest @ ..] => Step::Expect(expect(rest)?),
         [verb, at] if node(at).is_some() => Step::Node(node(at)?, node_verb(verb)?),
         ["begin", rest @ ..] => ask(rest, true)?,
@@ -223,6 +234,14 @@ fn node(word: &str) -> Option<usize> {
         "1" => Some(1),
         _ => None,
     }
+}
+
+fn access(word: &str) -> Option<AccessState> {
+    use AccessState::{
+        ActiveNonOptimized, ActiveOptimized, Offline, Standby, Transitioning, Unavailable,
+    };
+    let all = [ActiveOptimized, ActiveNonOptimized, Standby, Unavailable, Offline, Transitioning];
+    all.into_iter().find(|state| state.to_string() == word)
 }
 
 fn cells(word: &str) -> Option<Cells> {

@@ -4,11 +4,9 @@ use super::{AdminVerb, Ask, Cells, Expect, NodeVerb, Scenario, Step, Trouble};
 use crate::check;
 use crate::history::ZERO;
 use crate::load::{Kind, Load, value};
-use crate::net::Net;
-use crate::world::{World, theirs};
+use crate::world::World;
 use mpio::base::Duration;
 use mpio::path::State;
-use mpio_target::faults::AsyncMessage;
 use std::collections::HashMap;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -51,7 +49,7 @@ impl Play {
             self.step(step).map_err(|what| Trouble::new(*line, what))?;
             self.load.take(&mut self.world);
         }
-        match (check::order(&self.world, &self.load), self.stale) {
+        match (check::order(&self.world, &self.load, None), self.stale) {
             (Ok(()), false) | (Err(_), true) => {}
             (Ok(()), true) => {
                 return Err(Trouble::new(0, "every read can be explained: nothing is stale"));
@@ -84,6 +82,10 @@ impl Play {
             Step::Node(node, verb) => node_does(w, *node, *verb)?,
             Step::Rule(node, name, Some(rule)) => w.faults(*node).set(name, rule.clone()),
             Step::Rule(node, name, None) => w.faults(*node).remove(name),
+            Step::Synchronized(node, is) => w.set_synchronized(*node, *is),
+            Step::Access(states) => w.pair.access().set(*states),
+            Step::LookAlike(path, true) => w.show_look_alike(self::path(w, *path)?),
+            Step::LookAlike(path, false) => w.hide_look_alike(self::path(w, *path)?),
             Step::Daemon(false) => {
                 w.kill_daemon();
                 self.clients.clear();
@@ -166,15 +168,7 @@ impl Play {
         if !w.daemon_runs() {
             w.start_daemon();
         }
-        for node in 0..2 {
-            w.faults(node).clear();
-            w.restart_as_itself(node);
-        }
-        for portal in 0..w.portals.len() {
-            w.set_net(portal, Net::Works);
-            w.stall(portal, false);
-            w.restore_delay(portal);
-        }
+        w.heal();
         if w.wait(PATIENCE, World::all_active).is_none() {
             return Err(format!("not every path is active:\n{}", w.story()));
         }
@@ -278,29 +272,25 @@ fn path(w: &World, path: usize) -> Result<usize, String> {
 }
 
 fn node_does(w: &mut World, node: usize, verb: NodeVerb) -> Result<(), String> {
-    let now = theirs(w.now);
     let runs = w.nodes[node].is_some();
     match verb {
         NodeVerb::Start if !runs => w.start(node),
         NodeVerb::Start => return Err("it runs already".to_owned()),
         _ if !runs => return Err("it does not run".to_owned()),
-        NodeVerb::Kill => w.kill(node, false),
-        NodeVerb::PowerCut => w.kill(node, true),
+        NodeVerb::Kill => w.kill(node),
+        NodeVerb::PowerCut => w.power_cut(node),
         NodeVerb::Swap => {
-            w.kill(node, false);
+            w.kill(node);
             w.start_as_another(node);
         }
         NodeVerb::Release => {
-            w.node(node).release(now);
+            w.release(node);
         }
         NodeVerb::Forget => {
             w.node(node).drop_held();
         }
         NodeVerb::Reset => w.node(node).reset_connections(),
-        NodeVerb::LogOut => {
-            let message = AsyncMessage { event: 1, parameter3: 1, ..AsyncMessage::default() };
-            w.node(node).async_message(now, &message);
-        }
+        NodeVerb::LogOut => w.async_message(node, 1, 1),
     }
     Ok(())
 }

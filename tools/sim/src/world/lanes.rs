@@ -16,9 +16,10 @@ impl World {
     /// One turn of a lane, if anything happened to it.
     pub(super) fn lane_turn(&mut self, lane: usize) -> bool {
         let mut moved = false;
+        let now = self.at();
         let volume = &mut self.volumes[lane];
-        if volume.poll_deadline().is_some_and(|at| at <= self.now) {
-            volume.handle_timeout(self.now);
+        if volume.poll_deadline().is_some_and(|at| at <= now) {
+            volume.handle_timeout(now);
             self.awake[lane] = true;
             moved = true;
         }
@@ -31,7 +32,7 @@ impl World {
         if !std::mem::take(&mut self.awake[lane]) {
             return moved;
         }
-        self.volumes[lane].finish_turn(self.now);
+        self.volumes[lane].finish_turn(now);
         while let Some(action) = self.volumes[lane].poll_action() {
             moved = true;
             self.act(lane, action);
@@ -44,7 +45,8 @@ impl World {
         moved
     }
 
-    fn transmit(&mut self, lane: usize, endpoint: Endpoint) -> bool {
+    pub(super) fn transmit(&mut self, lane: usize, endpoint: Endpoint) -> bool {
+        let at = self.at();
         let lost = self.setup.bug == Some(DriverBug::LostCompletion);
         match endpoint {
             Endpoint::Path(path) => {
@@ -55,7 +57,7 @@ impl World {
                 let taken = wire.send(*now, &portals[wire.portal], dice, tx);
                 wire.stuck |= lost && taken > 0 && dice.one_in(LOST_ONE_IN);
                 if taken > 0 {
-                    self.awake[lane] |= self.volumes[lane].handle_sent(self.now, endpoint);
+                    self.awake[lane] |= self.volumes[lane].handle_sent(at, endpoint);
                     self.trace.mix(taken as u64);
                 }
                 taken > 0
@@ -77,13 +79,14 @@ impl World {
                 }
                 peer.stuck = lost && self.dice.one_in(LOST_ONE_IN);
                 self.collect(index);
-                self.awake[lane] |= self.volumes[lane].handle_sent(self.now, endpoint);
+                self.awake[lane] |= self.volumes[lane].handle_sent(at, endpoint);
                 true
             }
         }
     }
 
     fn act(&mut self, lane: usize, action: Action) {
+        let at = self.at();
         match action {
             Action::Connect { path, remote, timeout, .. } => {
                 self.attempt(lane, path, remote, timeout)
@@ -112,25 +115,22 @@ impl World {
             }
             Action::TargetWasReset(target) => {
                 for other in (0..self.volumes.len()).filter(|other| *other != lane) {
-                    self.volumes[other].target_was_reset(self.now, &target);
+                    self.volumes[other].target_was_reset(at, &target);
                     self.awake[other] = true;
                 }
             }
             Action::Drained => self.drained[lane] = true,
-            Action::RecordNexus { path, record } => {
-                if !self.left_behind.contains(&record) {
-                    self.left_behind.push(record);
+            Action::RecordNexus { path, record } => match self.record_delay {
+                Some(delay) => self.recording.push((self.now + delay, lane, path, record)),
+                None => {
+                    let full = Err("no space left on device".to_owned());
+                    self.volumes[lane].handle_nexus_recorded(at, path, full);
+                    self.awake[lane] = true;
                 }
-                self.volumes[lane].handle_nexus_recorded(self.now, path, Ok(()));
-                self.awake[lane] = true;
-            }
-            Action::ForgetNexus(record) => self.left_behind.retain(|r| *r != record),
-            // Every path of the plan is there from the start.
-            Action::Discover => {}
-            Action::RunFenceCommand(command) => {
-                let nobody = Err("nobody knows".to_owned());
-                self.volumes[lane].handle_fence_command(self.now, command.id, nobody);
-            }
+            },
+            Action::ForgetNexus(record) => self.state_file.retain(|r| *r != record),
+            Action::RunFenceCommand(command) => self.commands.push(command),
+            Action::Discover => self.discoveries.push(self.now),
         }
     }
 
@@ -161,7 +161,8 @@ impl World {
         let portal = &self.portals[wire.portal];
         wire.open = false;
         wire.to_volume = Pipe::default();
-        let works = portal.net == Net::Works && !wire.stalled;
+        let lossy = self.setup.loses_last_words;
+        let works = !lossy || portal.net == Net::Works && !wire.stalled;
         // What has not left is not sent any more, and a reset is sent once: in a network that loses
         // packets some of both arrives, or nothing.
         if !works {
@@ -175,14 +176,14 @@ impl World {
         }
     }
 
-    /// Sockets and bytes that are due.
-    pub(super) fn deliver(&mut self) -> bool {
-        let now = self.now;
+    /// What the daemon's kernel has for it.
+    fn kernel_turn(&mut self) -> bool {
+        let (now, at) = (self.now, self.at());
         let mut moved = false;
         let due: Vec<_> = self.closing.extract_if(.., |(at, ..)| *at <= now).collect();
         for (_, lane, path) in due {
             moved = true;
-            self.volumes[lane].handle_socket_closed(now, Endpoint::Path(path));
+            self.volumes[lane].handle_socket_closed(at, Endpoint::Path(path));
             self.awake[lane] = true;
         }
         let due: Vec<_> = self.attempts.extract_if(.., |a| a.due <= now).collect();
@@ -190,6 +191,21 @@ impl World {
             moved = true;
             self.connected(attempt);
         }
+        let due: Vec<_> = self.recording.extract_if(.., |(at, ..)| *at <= now).collect();
+        for (_, lane, path, record) in due {
+            moved = true;
+            if !self.state_file.contains(&record) {
+                self.state_file.push(record);
+            }
+            self.volumes[lane].handle_nexus_recorded(at, path, Ok(()));
+            self.awake[lane] = true;
+        }
+        moved
+    }
+
+    /// Sockets and bytes that are due.
+    pub(super) fn deliver(&mut self) -> bool {
+        let mut moved = !self.paused && self.kernel_turn();
         let all: Vec<u32> = self.wires.keys().copied().collect();
         for id in all {
             moved |= self.deliver_there(id);
@@ -200,12 +216,13 @@ impl World {
     }
 
     fn connected(&mut self, attempt: Attempt) {
+        let at = self.at();
         let Attempt { lane, path, portal, fails, .. } = attempt;
         self.awake[lane] = true;
         let node = portal.map(|p| self.portals[p].node).filter(|n| self.nodes[*n].is_some());
         let (Some(portal), Some(node), None) = (portal, node, fails) else {
             let why = fails.unwrap_or("connection refused");
-            self.volumes[lane].handle_connect_failed(self.now, path, why);
+            self.volumes[lane].handle_connect_failed(at, path, why);
             return;
         };
         let target = self.nodes[node].as_mut().expect("it is there");
@@ -228,12 +245,13 @@ impl World {
         self.socket[lane][path.get()] = Some(self.next_wire);
         self.next_wire += 1;
         let local = SocketAddr::from(([10, 0, 1, 1], 50_000));
-        self.volumes[lane].handle_connected(self.now, path, local);
+        self.volumes[lane].handle_connected(at, path, local);
     }
 
     fn deliver_here(&mut self, id: u32) -> bool {
         let mut moved = false;
-        loop {
+        let now = self.at();
+        while !self.paused {
             let wire = self.wires.get_mut(&id).expect("the caller has its name");
             let net = self.portals[wire.portal].net;
             let Some(item) = wire.arrives_here(self.now, net) else { return moved };
@@ -248,18 +266,20 @@ impl World {
             match item {
                 Item::Bytes(bytes) => {
                     self.trace.mix(bytes.len() as u64);
-                    volume.handle_received(self.now, endpoint, bytes);
+                    volume.handle_received(now, endpoint, bytes);
                 }
-                Item::Fin => volume.handle_disconnected(self.now, endpoint, None),
+                Item::Fin => volume.handle_disconnected(now, endpoint, None),
                 Item::Rst => {
                     let error = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
-                    volume.handle_disconnected(self.now, endpoint, Some(&error));
+                    volume.handle_disconnected(now, endpoint, Some(&error));
                 }
             }
         }
+        moved
     }
 
     pub(super) fn peers_turn(&mut self) -> bool {
+        let at = self.at();
         let mut moved = false;
         for index in 0..self.peers.len() {
             let Some(id) = self.peers[index].id else { continue };
@@ -274,7 +294,14 @@ impl World {
             while !self.peers[index].up.is_empty() && self.volumes[lane].wants_input(endpoint) {
                 let chunk = self.peers[index].up.pop_front().expect("just seen");
                 self.use_buffer(index, &chunk);
-                self.volumes[lane].handle_received(self.now, endpoint, chunk);
+                self.volumes[lane].handle_received(at, endpoint, chunk);
+                self.awake[lane] = true;
+                moved = true;
+            }
+            let peer = &mut self.peers[index];
+            if peer.eof && peer.up.is_empty() && !peer.closing {
+                peer.eof = false;
+                self.volumes[lane].handle_disconnected(at, endpoint, None);
                 self.awake[lane] = true;
                 moved = true;
             }
@@ -283,7 +310,7 @@ impl World {
                 self.gone(index);
                 self.peers[index].client.handle_eof();
                 self.collect(index);
-                self.volumes[lane].handle_socket_closed(self.now, endpoint);
+                self.volumes[lane].handle_socket_closed(at, endpoint);
                 self.awake[lane] = true;
                 moved = true;
             }

@@ -1,11 +1,12 @@
 //! An administrator's words under load, and the end of the daemon.
 
-use super::wire::Net;
-use super::world::{Setup, World, pattern};
-use crate::base::Duration;
-use crate::path::{FenceMode, Policy, State};
-use crate::volume::spec::Tunables;
-use crate::wire::nbd::NbdError;
+use super::doubt::hang_one;
+use mpio::base::Duration;
+use mpio::path::{FenceMode, Policy, State};
+use mpio::volume::spec::Tunables;
+use mpio::wire::nbd::NbdError;
+use mpio_sim::net::Net;
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::Commands;
 use mpio_target::{Fault, Rule};
 
@@ -72,9 +73,9 @@ fn disabling_is_bounded_when_a_command_hangs() {
     let c = w.client();
     w.faults(0).set("hang", Rule::new(Fault::Hold).on(Commands::Flushes));
     w.write(c, 0, &pattern(1, 4096)).expect("written");
-    let op = crate::wire::nbd::Command::FLUSH;
-    let op = crate::export::client::Op::Other { command: op, flags: 0, offset: 0, len: 0 };
-    let token = w.submit(c, op);
+    let op = mpio::wire::nbd::Command::FLUSH;
+    let op = mpio::export::client::Op::Other { command: op, flags: 0, offset: 0, len: 0 };
+    let token = w.ask(c, op);
     w.run_ms(10);
     let now = w.now;
     w.volume().disable_path(now, "a:0", false).expect("disabled");
@@ -123,7 +124,7 @@ fn the_end_finishes_flushes_and_logs_out() {
     let took = w.until("drained", |w| w.drained[0]);
     assert!(took < Duration::from_millis(100), "{took:?}");
     for token in tokens {
-        let done = w.peers[c].1.answers.remove(&token).expect("answered");
+        let done = w.take(c, token).expect("answered");
         assert!(matches!(done, Ok(_) | Err(NbdError::Shutdown)), "{done:?}");
     }
     let flushed = |node| w.executed(node, 0x35);
@@ -152,14 +153,14 @@ fn the_end_is_bounded() {
         let took = w.until("drained", |w| w.drained[0]);
         assert!(took <= Duration::from_millis(10_060), "{took:?}");
         w.run_ms(100);
-        let told = |w: &World, t| w.peers[c].1.answers.get(&t).map(|r| r.as_ref().err().copied());
+        let told = |w: &World, t| w.told(c, t).map(|r| r.as_ref().err().copied());
         let shutdown = Some(Some(NbdError::Shutdown));
         match fence {
             FenceMode::Strict => assert_eq!(told(&w, write), None),
             _ => assert_eq!([told(&w, write), told(&w, read)], [shutdown; 2]),
         }
         assert!(!matches!(told(&w, held), Some(None)), "never executed");
-        assert!(w.peer(c).id.is_none(), "the client is closed");
+        assert!(w.peers[c].id.is_none(), "the client is closed");
     }
 }
 
@@ -170,8 +171,7 @@ fn disabling_is_bounded_with_a_write_in_doubt() {
     let tunables = Tunables { fence_timeout: Duration::MAX, ..Tunables::default() };
     let mut w = World::new(Setup { policy: Policy::Failover, tunables, ..Setup::default() });
     let c = w.client();
-    let hang = Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 8).times(1);
-    w.faults(0).set("hang", hang);
+    hang_one(&w, 0);
     w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute));
     w.write(c, 0, &pattern(1, 4096)).expect("repeated elsewhere");
     let second = w.start_write(c, 0, pattern(2, 4096));

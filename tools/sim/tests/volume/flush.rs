@@ -1,12 +1,12 @@
 //! FLUSH and FUA: what reaches which target's cache.
 
-use super::wire::Net;
-use super::world::{Setup, World, pattern, theirs};
-use crate::base::Payload;
-use crate::export::client::Op;
-use crate::path::{Policy, State};
-use crate::volume::spec::{Failback, Tunables};
-use crate::wire::nbd::NbdError;
+use mpio::base::Payload;
+use mpio::export::client::Op;
+use mpio::path::{Policy, State};
+use mpio::volume::spec::{Failback, Tunables};
+use mpio::wire::nbd::NbdError;
+use mpio_sim::net::{Net, ways};
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::{Commands, SenseCode};
 use mpio_target::{Fault, PairConfig, Rule};
 
@@ -78,15 +78,14 @@ fn a_suspect_target_is_flushed_itself() {
         assert_eq!(w.executed(0, 0x2a) + w.executed(0, 0x8a), 1, "by the first path");
         w.faults(0).set("hang", Rule::new(Fault::Hold).on(Commands::Reads));
         for n in 0..2 {
-            w.submit(c, Op::Read { offset: n * 8192, len: 4096 });
+            w.ask(c, Op::Read { offset: n * 8192, len: 4096 });
             w.run_ms(1);
         }
         w.until("suspect", |w| w.state(0) == State::Suspect);
         w.flush(c).expect("flushed");
         assert_eq!((w.state(0), syncs(&w)), (State::Suspect, [1, 0]), "{policy}");
         w.faults(0).clear();
-        let now = theirs(w.now);
-        w.node(0).release(now);
+        w.release(0);
         w.until_active();
         w.flush(c).expect("nothing new");
         assert_eq!(syncs(&w), [1, 0]);
@@ -103,9 +102,9 @@ fn a_suspect_target_that_does_not_flush_is_waited_for_once() {
     for (name, commands) in [("r", Commands::Reads), ("f", Commands::Flushes)] {
         w.faults(0).set(name, Rule::new(Fault::Hold).on(commands));
     }
-    w.submit(c, Op::Read { offset: 0, len: 4096 });
+    w.ask(c, Op::Read { offset: 0, len: 4096 });
     w.until("suspect", |w| w.state(0) == State::Suspect);
-    let token = w.submit(c, flush_op());
+    let token = w.ask(c, flush_op());
     w.run_ms(59_000);
     assert_eq!((w.state(0), syncs(&w)), (State::Suspect, [0, 0]));
     w.run_ms(2_000);
@@ -114,8 +113,7 @@ fn a_suspect_target_that_does_not_flush_is_waited_for_once() {
     w.flush(c).expect("covered");
     assert_eq!(syncs(&w), [0, 2], "its mark stays");
     w.faults(0).clear();
-    let now = theirs(w.now);
-    w.node(0).release(now);
+    w.release(0);
     w.until_active();
     let before = syncs(&w);
     w.flush(c).expect("flushed");
@@ -132,13 +130,12 @@ fn a_flush_counts_only_where_it_went() {
     w.kill(0);
     w.until("noticed", |w| w.state(0) != State::Active);
     w.faults(1).set("hang", Rule::new(Fault::Hold).on(Commands::Flushes));
-    let token = w.submit(c, flush_op());
+    let token = w.ask(c, flush_op());
     w.run_ms(10);
     w.start(0);
     w.until_active();
     w.faults(1).clear();
-    let now = theirs(w.now);
-    w.node(1).release(now);
+    w.release(1);
     w.answer(c, token).expect("flushed");
     assert_eq!(syncs(&w), [0, 2], "asked again when the other one said that it was powered on");
     w.flush(c).expect("flushed");
@@ -147,12 +144,12 @@ fn a_flush_counts_only_where_it_went() {
 }
 
 fn flush_op() -> Op {
-    Op::Other { command: crate::wire::nbd::Command::FLUSH, flags: 0, offset: 0, len: 0 }
+    Op::Other { command: mpio::wire::nbd::Command::FLUSH, flags: 0, offset: 0, len: 0 }
 }
 
 fn fua(w: &mut World, c: usize, n: u64) {
     let data = Payload::from(pattern(n, 4096));
-    let token = w.submit(c, Op::Write { offset: n * 4096, data, fua: true });
+    let token = w.ask(c, Op::Write { offset: n * 4096, data, fua: true });
     w.answer(c, token).expect("written");
 }
 
@@ -207,7 +204,7 @@ fn a_flush_that_fails_is_told() {
 fn an_earlier_loss_fails_the_next_flush_once() {
     let mut w = world(Policy::RoundRobin, |_, _| {});
     let c = w.client();
-    w.volume().shared.set_earlier_lost();
+    w.shared.as_ref().expect("a daemon").set_earlier_lost();
     fua(&mut w, c, 0);
     assert_eq!(w.flush(c), Err(NbdError::Io));
     w.flush(c).expect("told once");
@@ -279,7 +276,7 @@ fn a_path_that_kept_its_session_knows_that_nothing_was_lost() {
     assert_eq!(w.flush(c), Err(NbdError::Io));
     w.finish();
     // Nobody else knows.
-    let mut w = World::new(Setup { portals: vec![0], ..Setup::default() });
+    let mut w = World::new(Setup { portals: ways(&[0]), ..Setup::default() });
     let c = w.client();
     write_both(&mut w, c);
     lose(&mut w, &[0]);
@@ -341,7 +338,7 @@ fn a_new_session_that_says_power_on_does_not_break_a_flush() {
 fn our_own_reset_does_not_break_a_flush() {
     let tunables = Tunables { failback: Failback::Manual, ..Tunables::default() };
     let policy = Policy::Failover;
-    let mut w = World::new(Setup { policy, tunables, portals: vec![0, 0], ..Setup::default() });
+    let mut w = World::new(Setup { policy, tunables, portals: ways(&[0, 0]), ..Setup::default() });
     let c = w.client();
     w.portals[0].net = Net::Silent;
     let token = w.start_write(c, 0, pattern(9, 4096));

@@ -1,8 +1,9 @@
 //! Hedged reads: what they bring, what they cost, and when there are none. Every time here is virtual.
 
-use super::world::{Setup, World};
-use crate::base::{Duration, Instant};
-use crate::volume::spec::Tunables;
+use mpio::base::{Duration, Instant};
+use mpio::volume::spec::Tunables;
+use mpio_sim::net::ways;
+use mpio_sim::world::{Setup, World};
 use mpio_target::faults::Commands;
 use mpio_target::{Fault, Rule};
 
@@ -23,7 +24,7 @@ fn read(w: &mut World, client: usize, count: u64, depth: usize) -> Vec<Duration>
         let done: Vec<_> = open.extract_if(.., |(token, _)| w.is_done(client, *token)).collect();
         for (token, from) in done {
             took.push(w.now - from);
-            w.peer(client).answers.remove(&token).expect("just seen").expect("no error");
+            w.take(client, token).expect("just seen").expect("no error");
         }
     }
     took.sort_unstable();
@@ -37,7 +38,7 @@ fn p999(took: &[Duration]) -> Duration {
 /// Both paths answer within 100 us to half a millisecond, and it is known.
 fn world(hedge_reads: bool, portals: Vec<usize>) -> (World, usize) {
     let tunables = Tunables { hedge_reads, ..Tunables::default() };
-    let mut w = World::new(Setup { tunables, portals, ..Setup::default() });
+    let mut w = World::new(Setup { tunables, portals: ways(&portals), ..Setup::default() });
     for node in 0..2 {
         let jitter = Rule::new(Fault::Delay(US(0), US(300))).on(Commands::Reads);
         w.faults(node).set("jitter", jitter);
@@ -138,11 +139,11 @@ fn the_loser_leaves_no_trace() {
         let from = w.now;
         assert_eq!(w.read(c, 50_000 * 512, 512).expect("read").len(), 512);
         fast += u32::from(w.now - from <= MS(7));
-        left += w.volume().stragglers.len();
+        left += w.volume().census().stragglers;
         read(&mut w, c, 400, 8);
     }
     assert!(left > 0 && fast >= 10, "{left} {fast}");
-    w.until("the losers' answers", |w| w.volumes[0].stragglers.len() == 0);
+    w.until("the losers' answers", |w| w.volumes[0].census().stragglers == 0);
     let after = w.volume().snapshot();
     assert!(after.hedges.sent - before.hedges.sent >= 4);
     assert_eq!(after.stats.reads - before.stats.reads, 16 * 401);

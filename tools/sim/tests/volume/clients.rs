@@ -1,11 +1,12 @@
 //! NBD clients that come, go and misbehave.
 
-use super::world::{Setup, World, pattern};
-use crate::base::Duration;
-use crate::export::client::ClientConfig;
-use crate::limits;
-use crate::path::Policy;
-use crate::wire::nbd::Command;
+use mpio::base::Duration;
+use mpio::export::client::ClientConfig;
+use mpio::limits;
+use mpio::path::Policy;
+use mpio::volume::Endpoint;
+use mpio::wire::nbd::Command;
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::Commands;
 use mpio_target::{Fault, Rule};
 
@@ -14,7 +15,7 @@ fn many_clients_and_no_more_than_allowed() {
     let mut w = World::new(Setup::default());
     let clients: Vec<usize> = (0..limits::CLIENTS_PER_EXPORT_MAX).map(|_| w.client()).collect();
     let refused = w.connect(0, ClientConfig::new("vm0"));
-    assert!(w.peer(refused).id.is_none());
+    assert!(w.peers[refused].id.is_none());
     let tokens: Vec<(usize, u64)> = clients
         .iter()
         .flat_map(|c| (0..4).map(|n| (*c, n)).collect::<Vec<_>>())
@@ -68,7 +69,7 @@ fn a_dead_client_leaves_nothing_behind() {
     w.run_ms(100);
     w.vanish(c);
     w.run_ms(100);
-    assert_eq!(w.volume().requests.len(), 0);
+    assert_eq!(w.volume().census().requests, 0);
     w.start(0);
     w.start(1);
     w.until_active();
@@ -85,8 +86,8 @@ fn a_client_that_says_goodbye_is_closed_after_its_last_answer() {
     w.portals[0].delay = Duration::from_millis(20);
     w.portals[1].delay = Duration::from_millis(20);
     let tokens: Vec<u64> = (0..16).map(|n| w.start_write(c, n * 4096, pattern(n, 4096))).collect();
-    w.peer(c).client.disconnect();
-    w.until("closed", |w| w.peers[c].1.id.is_none());
+    w.peers[c].client.disconnect();
+    w.until("closed", |w| w.peers[c].id.is_none());
     for token in tokens {
         w.answer(c, token).expect("answered before the end");
     }
@@ -99,8 +100,8 @@ fn the_end_of_a_clients_input_ends_the_connection_after_its_answers() {
     let mut w = World::new(Setup::default());
     let c = w.client();
     let token = w.start_write(c, 0, pattern(1, 1 << 20));
-    w.peer(c).eof = true;
-    w.until("closed", |w| w.peers[c].1.id.is_none());
+    w.peers[c].eof = true;
+    w.until("closed", |w| w.peers[c].id.is_none());
     w.answer(c, token).expect("answered");
     w.finish();
 }
@@ -133,18 +134,41 @@ fn memory_is_bounded_and_nobody_starves() {
 fn a_client_that_reads_nothing_harms_nobody() {
     let mut w = World::new(Setup::default());
     let (deaf, other) = (w.client(), w.client());
-    w.peer(deaf).deaf = true;
+    w.peers[deaf].deaf = true;
     for n in 0..200 {
         w.start_read(deaf, n * 4096, 1 << 20);
     }
     w.run_ms(100);
-    assert!(w.volume().payload_held <= 66 << 20, "{}", w.volume().payload_held);
+    assert!(w.volume().census().payload <= 66 << 20, "{}", w.volume().census().payload);
     for n in 0..64 {
         w.write(other, n << 16, &pattern(n, 65_536)).expect("served");
     }
     w.hear(deaf);
-    w.until("everything read", |w| w.peers[deaf].1.answers.len() == 200);
+    w.until("everything read", |w| w.answers(deaf).count() == 200);
     w.finish();
+}
+
+/// What the driver has taken is booked until the kernel has it: a send that waits for the client holds it.
+#[test]
+fn a_send_in_flight_holds_what_it_sends() {
+    const LEN: u32 = 1 << 20;
+    let mut w = World::new(Setup::default());
+    let c = w.client();
+    w.peers[c].deaf = true;
+    w.start_read(c, 0, LEN);
+    w.run_ms(20);
+    let endpoint = Endpoint::Client(w.peers[c].id.unwrap());
+    let mut in_flight = Vec::new();
+    let tx = w.volume().tx(endpoint).unwrap();
+    while tx.take(64, &mut in_flight) > 0 {}
+    w.start_read(c, 0, LEN);
+    w.run_ms(20);
+    let both = w.volume().census().payload;
+    assert!(both >= 2 * u64::from(LEN), "{both} bytes are held");
+    let now = w.now;
+    w.volume().handle_sent(now, endpoint);
+    let one = w.volume().census().payload;
+    assert!(one >= u64::from(LEN) && one < both - u64::from(LEN), "{one} of {both} bytes are held");
 }
 
 #[test]

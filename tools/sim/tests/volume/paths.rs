@@ -1,11 +1,12 @@
 //! Paths that fail and return: refused, reset, closed, silent; redirects; back-off; no path left.
 
-use super::wire::Net;
-use super::world::{Setup, World, pattern, portal_addr};
-use crate::base::Duration;
-use crate::path::State;
-use crate::volume::spec::Tunables;
-use crate::wire::nbd::NbdError;
+use super::doubt::reconnect;
+use mpio::base::Duration;
+use mpio::path::State;
+use mpio::volume::spec::Tunables;
+use mpio::wire::nbd::NbdError;
+use mpio_sim::net::{Net, ways};
+use mpio_sim::world::{Setup, World, pattern, portal_addr};
 use mpio_target::faults::Commands;
 use mpio_target::{Fault, Rule};
 
@@ -56,8 +57,7 @@ fn silence_is_found_by_nop_out_and_io_goes_elsewhere() {
     assert!(w.now - from < Duration::from_millis(1200), "{:?}", w.now - from);
     w.until_state(0, State::Failed);
     assert!(w.log.iter().any(|n| n.what == "failed" && n.why.contains("1s")), "{}", w.story());
-    w.portals[0].net = Net::Works;
-    w.until_active();
+    reconnect(&mut w);
     w.finish();
 }
 
@@ -80,8 +80,8 @@ fn reset_and_close_by_the_target_cost_no_request() {
         for n in 0..64usize {
             w.start_write(c, n as u64 * 4096, data[n * 4096..(n + 1) * 4096].to_vec());
         }
-        w.until("all written", |w| w.peers[c].1.answers.len() == 64);
-        assert!(w.peer(c).answers.values().all(Result::is_ok), "{fault:?}");
+        w.until("all written", |w| w.answers(c).count() == 64);
+        assert!(w.answers(c).all(|done| done.result.is_ok()), "{fault:?}");
         assert_eq!(w.failures(0), 1, "{fault:?}");
         w.until_active();
         assert!(w.read(c, 0, 64 * 4096).expect("read") == data, "{fault:?}");
@@ -151,7 +151,7 @@ fn redirects_are_followed_where_allowed() {
 
 /// Portal 2 leads to node 0 as well.
 fn three_portals() -> Setup {
-    Setup { portals: vec![0, 1, 0], ..Setup::default() }
+    Setup { portals: ways(&[0, 1, 0]), ..Setup::default() }
 }
 
 #[test]
@@ -233,18 +233,18 @@ fn a_go_waits_for_the_first_path_for_a_bounded_time() {
     let mut w = World::cold(Setup::default());
     w.kill(0);
     w.kill(1);
-    let c = w.connect(0, crate::export::client::ClientConfig::new("vm0"));
+    let c = w.connect(0, mpio::export::client::ClientConfig::new("vm0"));
     w.run(Duration::from_secs(5));
-    assert!(w.peer(c).export.is_none() && w.peer(c).ended.is_none());
+    assert!(w.peers[c].export.is_none() && w.peers[c].ended.is_none());
     w.start(1);
-    w.until("the export opens", |w| w.peers[c].1.export.is_some());
+    w.until("the export opens", |w| w.peers[c].export.is_some());
     w.kill(1);
     w.finish();
     let mut w = World::cold(Setup::default());
     w.kill(0);
     w.kill(1);
-    let c = w.connect(0, crate::export::client::ClientConfig::new("vm0"));
-    let waited = w.until("refused", |w| w.peers[c].1.ended.is_some());
+    let c = w.connect(0, mpio::export::client::ClientConfig::new("vm0"));
+    let waited = w.until("refused", |w| w.peers[c].ended.is_some());
     assert!(waited >= Duration::from_secs(10) && waited < Duration::from_secs(11), "{waited:?}");
     w.vanish(c);
     w.finish();
@@ -253,7 +253,7 @@ fn a_go_waits_for_the_first_path_for_a_bounded_time() {
 /// Nothing in flight, window closed: no pings fail, no command is late, and still nothing moves.
 #[test]
 fn a_target_that_keeps_its_window_closed_is_left() {
-    let mut w = World::new(Setup { policy: crate::path::Policy::Failover, ..Setup::default() });
+    let mut w = World::new(Setup { policy: mpio::path::Policy::Failover, ..Setup::default() });
     let c = w.client();
     w.faults(0).set("window", Rule::new(Fault::Window(0)));
     let from = w.now;
@@ -284,10 +284,7 @@ fn a_target_that_asks_for_a_logout_is_left_in_order() {
     let data = pattern(3, 1 << 20);
     let token = w.start_write(c, 0, data.clone());
     w.run(Duration::from_micros(150));
-    let now = super::world::theirs(w.now);
-    let message =
-        mpio_target::faults::AsyncMessage { event: 1, parameter3: 5, ..Default::default() };
-    w.node(0).async_message(now, &message);
+    w.async_message(0, 1, 5);
     w.answer(c, token).expect("written");
     w.until("path 0 leaves", |w| w.state(0) != State::Active);
     w.until_active();
@@ -303,10 +300,7 @@ fn a_target_that_asks_for_a_logout_is_left_in_order() {
 fn a_path_that_is_disabled_while_it_logs_out_stays_away() {
     let mut w = World::new(Setup::default());
     let c = w.client();
-    let now = super::world::theirs(w.now);
-    let message =
-        mpio_target::faults::AsyncMessage { event: 1, parameter3: 5, ..Default::default() };
-    w.node(0).async_message(now, &message);
+    w.async_message(0, 1, 5);
     w.until("path 0 leaves", |w| w.state(0) != State::Active);
     let (now, name) = (w.now, w.volume().snapshot().paths[0].name.clone());
     w.volume().disable_path(now, &name, false).expect("path 1 is left");

@@ -1,33 +1,24 @@
 //! A process that dies with writes on their way, and what its successor does: the state file and the start.
 
-use super::wire::Net;
-use super::world::{Setup, World, pattern};
-use crate::base::Duration;
-use crate::path::{FenceMode, Policy, State};
-use crate::volume::spec::Tunables;
+use super::doubt::{cut_off, doubtful, hang_one, reconnect, setup};
+use mpio::base::Duration;
+use mpio::path::{FenceMode, Policy, State};
+use mpio::volume::spec::Tunables;
+use mpio_sim::net::Net;
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::Commands;
-use mpio_target::{Fault, PairConfig, Rule};
+use mpio_target::{Fault, Rule};
 
 const WRITE_10: u8 = 0x2a;
-
-/// Targets that go on with what a session left behind, and a process that writes its nexuses down.
-fn setup(tunables: Tunables) -> Setup {
-    let mut pair = PairConfig::default();
-    for node in &mut pair.nodes {
-        node.reinstatement_aborts = false;
-    }
-    Setup { pair, tunables, policy: Policy::Failover, records: true, ..Setup::default() }
-}
 
 /// A write hangs on node 0; then the process dies.
 fn killed(w: &mut World) {
     let c = w.client();
-    let rule = Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 8).times(1);
-    w.faults(0).set("hang", rule);
+    hang_one(w, 0);
     w.start_write(c, 0, pattern(1, 4096));
     w.run_ms(50);
     assert_eq!(w.node(0).held(), 1);
-    assert_eq!(w.state.len(), 2, "{:?}", w.state);
+    assert_eq!(w.state_file.len(), 2, "{:?}", w.state_file);
 }
 
 #[test]
@@ -44,14 +35,14 @@ fn no_write_leaves_before_its_nexus_is_written_down() {
     let from = w.now;
     w.write(c, 0, &pattern(2, 4096)).expect("written");
     assert!(w.now - from < Duration::from_millis(10), "once for a nexus");
-    assert_eq!(w.state.len(), 2);
-    let record = &w.state[0];
+    assert_eq!(w.state_file.len(), 2);
+    let record = &w.state_file[0];
     assert_eq!((record.path.as_str(), record.portal_group), ("a:0", Some(1)));
     // Neither for the next session of the same nexus.
     w.node(0).reset_connections();
     w.until_active();
     w.write(c, 0, &pattern(3, 4096)).expect("written");
-    assert_eq!(w.state.len(), 2);
+    assert_eq!(w.state_file.len(), 2);
     w.finish();
 }
 
@@ -67,7 +58,7 @@ fn a_slow_record_leaves_the_other_paths_their_writes() {
     assert!(before.0 > 0 && before.1 > 0, "{before:?}");
     let now = w.now;
     w.volume().disable_path(now, "a:0", false).expect("disabled");
-    w.until("logged out", |w| w.state.len() == 1);
+    w.until("logged out", |w| w.state_file.len() == 1);
     let now = w.now;
     w.volume().enable_path(now, "a:0").expect("enabled");
     w.until_active();
@@ -101,7 +92,7 @@ fn the_first_flush_covers_what_the_earlier_process_wrote() {
     let mut w = World::new(setup(Tunables::default()));
     let c = w.client();
     w.write(c, 0, &pattern(1, 4096)).expect("written");
-    w.restart(|_| true);
+    w.restart_daemon(|_| true);
     w.until_active();
     let c = w.client();
     assert_eq!(syncs(&w), [0, 0]);
@@ -117,17 +108,17 @@ fn a_clean_logout_strikes_it_out_and_a_lost_session_does_not() {
     let mut w = World::new(setup(Tunables::default()));
     let c = w.client();
     w.write(c, 0, &pattern(1, 4096)).expect("written");
-    assert_eq!(w.state.len(), 2);
+    assert_eq!(w.state_file.len(), 2);
     let now = w.now;
     w.volume().disable_path(now, "a:0", false).expect("disabled");
     w.until_state(0, State::Disabled);
-    w.until("logged out", |w| w.state.len() == 1);
-    assert_eq!(w.state[0].path, "b:1");
+    w.until("logged out", |w| w.state_file.len() == 1);
+    assert_eq!(w.state_file[0].path, "b:1");
     let now = w.now;
     w.volume().enable_path(now, "a:0").expect("enabled");
     w.until_active();
     w.write(c, 0, &pattern(2, 4096)).expect("written");
-    w.until("written down again", |w| w.state.len() == 2);
+    w.until("written down again", |w| w.state_file.len() == 2);
     // In doubt when the service ends: it stays in the file.
     w.faults(0).set("hang", Rule::new(Fault::Hold).on(Commands::Writes).times(1));
     w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute));
@@ -135,7 +126,7 @@ fn a_clean_logout_strikes_it_out_and_a_lost_session_does_not() {
     let now = w.now;
     w.volume().drain(now);
     w.until("drained", |w| w.drained[0]);
-    assert_eq!(w.state.iter().map(|r| r.path.as_str()).collect::<Vec<_>>(), ["a:0"]);
+    assert_eq!(w.state_file.iter().map(|r| r.path.as_str()).collect::<Vec<_>>(), ["a:0"]);
 }
 
 /// `kill -9` between W1 and its repeat by the client through the new process is the same case as a lost path.
@@ -153,7 +144,7 @@ fn what_a_killed_process_left_on_its_way_never_lands_over_a_newer_write() {
         } else {
             killed(&mut w);
         }
-        w.restart(|_| true);
+        w.restart_daemon(|_| true);
         assert_eq!(w.logged("left behind"), 0, "told in the first turn");
         w.portals[0].net = Net::Refuses;
         let c = w.client();
@@ -173,7 +164,7 @@ fn what_a_killed_process_left_on_its_way_never_lands_over_a_newer_write() {
         assert_eq!(w.read(c, 0, 4096).expect("read"), pattern(2, 4096));
         let fences = w.volume().snapshot().fences;
         assert_eq!((fences.pending, fences.proven, fences.unproven), (0, 1, 0));
-        assert_eq!(w.state.len(), 2, "their sessions live on");
+        assert_eq!(w.state_file.len(), 2, "their sessions live on");
         w.finish();
     }
 }
@@ -184,10 +175,10 @@ fn what_has_no_path_any_more_waits_for_a_word_or_the_timeout() {
     for word in [true, false] {
         let mut w = World::new(setup(Tunables::default()));
         killed(&mut w);
-        let mut other = w.state[0].clone();
+        let mut other = w.state_file[0].clone();
         (other.isid, other.path) = ([0x80, 9, 9, 9, 9, 9], "old:ha1".to_owned());
-        w.state.push(other);
-        w.restart(|path| path != "old:ha1");
+        w.state_file.push(other);
+        w.restart_daemon(|path| path != "old:ha1");
         let c = w.client();
         let from = w.now;
         let token = w.start_write(c, 0, pattern(2, 4096));
@@ -208,8 +199,8 @@ fn what_has_no_path_any_more_waits_for_a_word_or_the_timeout() {
         assert_eq!(waited > Duration::from_secs(25), !word, "{waited:?}");
         let fences = w.volume().snapshot().fences;
         assert_eq!((fences.proven, fences.unproven), (u64::from(word), u64::from(!word)));
-        w.until("struck out", |w| w.state.iter().all(|r| r.path != "old:ha1"));
-        assert_eq!(w.state.len(), 2);
+        w.until("struck out", |w| w.state_file.iter().all(|r| r.path != "old:ha1"));
+        assert_eq!(w.state_file.len(), 2);
         w.finish();
     }
 }
@@ -220,7 +211,7 @@ fn strict_waits_for_what_was_left_behind_for_ever() {
     let tunables = Tunables { fence: FenceMode::Strict, ..Tunables::default() };
     let mut w = World::new(setup(tunables));
     killed(&mut w);
-    w.restart(|_| true);
+    w.restart_daemon(|_| true);
     w.portals[0].net = Net::Refuses;
     let c = w.client();
     let token = w.start_write(c, 0, pattern(2, 4096));
@@ -239,8 +230,8 @@ fn every_lane_settles_what_it_left_behind() {
     let (a, b) = (w.client(), w.client_on(1));
     w.write(a, 0, &pattern(1, 512)).expect("written");
     w.write(b, 0, &pattern(1, 512)).expect("written");
-    assert_eq!(w.state.len(), 4);
-    w.restart(|_| true);
+    assert_eq!(w.state_file.len(), 4);
+    w.restart_daemon(|_| true);
     let c = w.client();
     w.write(c, 0, &pattern(2, 4096)).expect("written");
     w.until_active();
@@ -256,13 +247,7 @@ fn a_fence_command_that_succeeds_is_a_proof() {
     let tunables = Tunables { fence_command, fence_timeout: Duration::MAX, ..Tunables::default() };
     let mut w = World::new(setup(tunables));
     let c = w.client();
-    let rule = Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 8).times(1);
-    w.faults(0).set("hang", rule);
-    let first = w.start_write(c, 0, pattern(1, 4096));
-    w.run_ms(50);
-    w.portals[0].net = Net::Refuses;
-    w.node(0).reset_connections();
-    w.answer(c, first).expect("repeated");
+    doubtful(&mut w, c);
     let second = w.start_write(c, 0, pattern(2, 4096));
     w.run(Duration::from_secs(1));
     assert_eq!(w.commands.len(), 0, "a login gets its chance first");
@@ -284,8 +269,7 @@ fn a_fence_command_that_succeeds_is_a_proof() {
     assert_eq!(w.logged("not fenced"), 1);
     w.run(Duration::from_secs(10));
     assert!(w.commands.is_empty(), "nothing is in doubt any more");
-    w.portals[0].net = Net::Works;
-    w.until_active();
+    reconnect(&mut w);
     w.finish();
 }
 
@@ -303,14 +287,12 @@ fn a_fence_command_proves_only_what_was_in_doubt_before_it() {
     w.faults(0).set("hang", Rule::new(Fault::Hold).on(Commands::Writes).times(1));
     let first = w.start_write(c, 0, pattern(1, 4096));
     w.run_ms(50);
-    w.portals[0].net = Net::Refuses;
-    w.node(0).reset_connections();
+    cut_off(&mut w);
     w.answer(c, first).expect("repeated");
     w.until("asked", |w| !w.commands.is_empty());
     let command = w.commands.remove(0);
     // The node was only away: the path returns (its reset is refused), and the next write there hangs too.
-    w.portals[0].net = Net::Works;
-    w.until_active();
+    reconnect(&mut w);
     w.faults(0).set("hang", Rule::new(Fault::Hold).on(Commands::Writes).times(1));
     let second = w.start_write(c, 65_536, pattern(2, 4096));
     w.answer(c, second).expect("repeated");

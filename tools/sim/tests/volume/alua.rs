@@ -1,10 +1,10 @@
 //! Asymmetric access: which paths are used, when the storage is asked, and what it may lie about.
 
-use super::world::{Setup, World, pattern};
-use crate::base::Duration;
-use crate::path::{PathIndex, Policy, State};
-use crate::volume::spec::Tunables;
-use crate::wire::scsi::{AccessState, Emit, PortGroup, PortGroups};
+use mpio::base::Duration;
+use mpio::path::{Policy, State};
+use mpio::volume::spec::Tunables;
+use mpio::wire::scsi::{AccessState, Emit, PortGroup, PortGroups};
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::Commands;
 use mpio_target::wire::scsi::AccessState as Theirs;
 use mpio_target::{Fault, Lie, PairConfig, Rule};
@@ -33,7 +33,7 @@ use Theirs::{
 };
 
 fn access(w: &World, path: usize) -> Option<AccessState> {
-    w.volumes[0].engine.access(PathIndex::new(path)).map(|access| access.state)
+    w.volumes[0].snapshot().paths[path].access.map(|access| access.state)
 }
 
 fn until_states(w: &mut World, states: [State; 2]) -> Duration {
@@ -73,7 +73,7 @@ fn the_storage_is_asked_before_a_path_is_used() {
 fn without_alua_nothing_is_asked() {
     let mut w = World::new(Setup::default());
     w.run(Duration::from_secs(20));
-    let known = |w: &World, path: usize| w.volumes[0].links[path].alua.known;
+    let known = |w: &World, path: usize| w.volumes[0].snapshot().paths[path].access_known;
     assert_eq!((access(&w, 0), known(&w, 0), known(&w, 1)), (None, true, true));
     assert_eq!(w.logged("access state"), 0);
     w.finish();
@@ -90,12 +90,12 @@ fn paths_that_stand_by_are_never_used_and_come_back() {
         w.run(Duration::from_secs(20));
         assert_eq!(writes_by(&w), [16, 0], "{idle}");
         assert_eq!((w.state(1), w.failures(1)), (State::Standby, 0), "{idle}");
-        let ok = w.volumes[0].engine.health();
-        assert_eq!(ok, crate::path::DeviceHealth::Ok, "standby is no fault");
+        let ok = w.volumes[0].health();
+        assert_eq!(ok, mpio::path::DeviceHealth::Ok, "standby is no fault");
         // Nobody tells: found by asking.
         w.pair.access().set_silently([Fast, Fast]);
         let took = w.until_active();
-        assert!(took <= Duration::from_millis(5_010), "{idle}: {took:?}");
+        assert!(took <= Duration::from_millis(5_020), "{idle}: {took:?}");
         writes(&mut w, c, 16);
         assert!(writes_by(&w)[1] > 0, "{idle}");
         w.finish();
@@ -143,6 +143,36 @@ fn a_failover_of_the_storage_costs_milliseconds() {
     }
     assert_eq!((w.failures(0), w.failures(1)), (0, 0));
     w.finish();
+}
+
+/// The node of the only path that could ever be read dies, and the unit moves to the other one: it is taken since
+/// the storage has named its port over the first path. One that it has not named waits for something that its
+/// content can be compared with.
+#[test]
+fn only_a_port_that_the_storage_has_named_stands_in() {
+    for named in [true, false] {
+        let mut w = World::cold(setup([Fast, Standby]));
+        if !named {
+            let own = groups(&[(1, AccessState::ActiveOptimized)]);
+            w.pair.access().lie(0, Some(Lie::Answer(own)));
+        }
+        until_states(&mut w, [State::Active, State::Standby]);
+        let c = w.client();
+        writes(&mut w, c, 4);
+        w.kill(0);
+        w.pair.access().set([Fast, Fast]);
+        let token = w.start_write(c, 0, pattern(9, 4096));
+        w.run(Duration::from_secs(20));
+        assert_eq!(w.is_done(c, token), named, "{}", w.story());
+        if !named {
+            assert_eq!(w.state(1), State::Probing);
+            assert!(w.reason(1).contains("path in service"), "{}", w.reason(1));
+        }
+        w.start(0);
+        w.until_active();
+        w.answer(c, token).expect("written");
+        w.finish();
+    }
 }
 
 /// What is in flight on a path that stands by ends there.

@@ -1,22 +1,18 @@
 //! The watch list: an old write that lands after its range was released without a proof is found and undone.
 
-use super::wire::Net;
-use super::world::{Setup, World, pattern, theirs};
-use crate::base::Duration;
-use crate::path::Policy;
-use crate::volume::spec::Tunables;
-use crate::wire::nbd::Command;
+use super::doubt::{self, cut_off, doubtful, hang_one, reconnect};
+use super::trusting;
+use mpio::base::Duration;
+use mpio::volume::spec::Tunables;
+use mpio::wire::nbd::Command;
+use mpio_sim::net::Net;
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::Commands;
-use mpio_target::{Fault, PairConfig, Rule};
+use mpio_target::{Fault, Rule};
 
-/// Failover, targets that go on with what a session left behind, and little patience.
+/// Little patience.
 fn setup() -> Setup {
-    let mut pair = PairConfig::default();
-    for node in &mut pair.nodes {
-        node.reinstatement_aborts = false;
-    }
-    let tunables = Tunables { fence_timeout: Duration::from_secs(5), ..Tunables::default() };
-    Setup { pair, tunables, policy: Policy::Failover, ..Setup::default() }
+    doubt::setup(Tunables { fence_timeout: Duration::from_secs(5), ..trusting() })
 }
 
 fn fences(w: &mut World) -> (u64, u64, u64, u64) {
@@ -24,23 +20,21 @@ fn fences(w: &mut World) -> (u64, u64, u64, u64) {
     (s.fences.pending, s.fences.unproven, s.watched, s.repaired)
 }
 
-/// A write of blocks 0 to 7 hangs on node 0, which is cut off; repeated on node 1, and released unproven.
+/// A write of blocks 0 to 7 is in doubt, and was released unproven.
 fn released(w: &mut World, c: usize) {
-    let hang = Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 8).times(1);
-    w.faults(0).set("hang", hang);
-    let token = w.start_write(c, 0, pattern(1, 4096));
-    w.run_ms(50);
-    w.portals[0].net = Net::Refuses;
-    w.node(0).reset_connections();
-    w.answer(c, token).expect("repeated on the other path");
+    doubtful(w, c);
     w.run(Duration::from_secs(6));
     assert_eq!(fences(w), (0, 1, 1, 0), "{}", w.story());
 }
 
+/// Everything that was released is looked at.
+fn looked_at(w: &mut World) {
+    w.until("looked at", |w| w.volumes[0].snapshot().watched == 0);
+}
+
 /// The old write is executed on the node that is cut off.
 fn lands(w: &mut World) {
-    let now = theirs(w.now);
-    w.node(0).release(now);
+    w.release(0);
 }
 
 #[test]
@@ -55,9 +49,8 @@ fn blocks_that_the_old_write_has_hit_are_rewritten() {
     lands(&mut w);
     let stale = w.read(c, 1024, 1024).expect("read");
     assert_eq!(stale, &pattern(1, 4096)[1024..2048], "the old write has landed");
-    w.portals[0].net = Net::Works;
-    w.until_active();
-    w.until("looked at", |w| w.volumes[0].snapshot().watched == 0);
+    reconnect(&mut w);
+    looked_at(&mut w);
     assert_eq!(fences(&mut w), (0, 1, 0, 2));
     let mut right = pattern(1, 4096);
     right[1024..2048].copy_from_slice(&pattern(2, 1024));
@@ -76,9 +69,8 @@ fn what_is_right_is_left_alone() {
     w.write(c, 0, &pattern(2, 4096)).expect("not held any more");
     let before = w.records().len();
     // The reset ends it before it lands.
-    w.portals[0].net = Net::Works;
-    w.until_active();
-    w.until("looked at", |w| w.volumes[0].snapshot().watched == 0);
+    reconnect(&mut w);
+    looked_at(&mut w);
     assert_eq!(fences(&mut w), (0, 1, 0, 0));
     assert_eq!((w.logged("repaired"), w.logged("differs")), (0, 0));
     let writes = w.records()[before..].iter().filter(|r| r.opcode == 0x2a).count();
@@ -95,9 +87,8 @@ fn what_somebody_else_wrote_is_only_reported() {
     released(&mut w, c);
     w.write(c, 0, &pattern(2, 4096)).expect("not held any more");
     w.pair.store(1).write(3 * 512, &pattern(7, 512)).expect("written");
-    w.portals[0].net = Net::Works;
-    w.until_active();
-    w.until("looked at", |w| w.volumes[0].snapshot().watched == 0);
+    reconnect(&mut w);
+    looked_at(&mut w);
     assert_eq!((w.logged("repaired"), w.logged("differs")), (0, 1));
     assert_eq!(w.read(c, 3 * 512, 512).expect("read"), pattern(7, 512));
     w.finish();
@@ -110,9 +101,8 @@ fn without_a_newer_write_there_is_nothing_to_mend() {
     let c = w.client();
     released(&mut w, c);
     lands(&mut w);
-    w.portals[0].net = Net::Works;
-    w.until_active();
-    w.until("looked at", |w| w.volumes[0].snapshot().watched == 0);
+    reconnect(&mut w);
+    looked_at(&mut w);
     assert_eq!((w.logged("repaired"), w.logged("differs")), (0, 0));
     w.finish();
 }
@@ -127,8 +117,7 @@ fn reads_of_the_range_wait_for_the_check() {
     lands(&mut w);
     // The check's own read hangs for a while.
     w.faults(0).set("slow", Rule::new(Fault::Hold).on(Commands::Reads).blocks(0, 8).times(1));
-    w.portals[0].net = Net::Works;
-    w.until_active();
+    reconnect(&mut w);
     w.until("the check reads", |w| w.faults(0).struck("slow") == 1);
     w.kill(1);
     let token = w.start_read(c, 0, 4096);
@@ -138,7 +127,7 @@ fn reads_of_the_range_wait_for_the_check() {
     assert!(!w.is_done(c, token), "it would be old data");
     lands(&mut w);
     match w.answer(c, token).expect("read") {
-        crate::export::client::Answer::Data(data) => assert_eq!(data.to_vec(), pattern(2, 4096)),
+        mpio::export::client::Answer::Data(data) => assert_eq!(data.to_vec(), pattern(2, 4096)),
         other => panic!("{other:?}"),
     }
     w.start(1);
@@ -154,13 +143,7 @@ fn a_range_that_cannot_be_watched_stays_taken() {
     s.tunables.watch_memory = 8191;
     let mut w = World::new(s);
     let c = w.client();
-    let hang = Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 8).times(1);
-    w.faults(0).set("hang", hang);
-    let token = w.start_write(c, 0, pattern(1, 4096));
-    w.run_ms(50);
-    w.portals[0].net = Net::Refuses;
-    w.node(0).reset_connections();
-    w.answer(c, token).expect("repeated on the other path");
+    doubtful(&mut w, c);
     let held = w.start_write(c, 0, pattern(2, 512));
     w.run(Duration::from_secs(20));
     assert!(!w.is_done(c, held));
@@ -180,9 +163,9 @@ fn late_zeros_are_undone() {
     w.write(c, 0, &pattern(9, 4096)).expect("written");
     let hang = Rule::new(Fault::Hold).on(Commands::Writes).times(1);
     w.faults(0).set("hang", hang);
-    let token = w.submit(
+    let token = w.ask(
         c,
-        crate::export::client::Op::Other {
+        mpio::export::client::Op::Other {
             command: Command::WRITE_ZEROES,
             flags: 0,
             offset: 0,
@@ -191,16 +174,14 @@ fn late_zeros_are_undone() {
     );
     w.run_ms(50);
     assert_eq!(w.node(0).held(), 1);
-    w.portals[0].net = Net::Refuses;
-    w.node(0).reset_connections();
+    cut_off(&mut w);
     w.answer(c, token).expect("repeated");
     w.run(Duration::from_secs(6));
     w.write(c, 512, &pattern(2, 512)).expect("not held any more");
     lands(&mut w);
     assert_eq!(w.read(c, 512, 512).expect("read"), vec![0; 512], "it has landed");
-    w.portals[0].net = Net::Works;
-    w.until_active();
-    w.until("looked at", |w| w.volumes[0].snapshot().watched == 0);
+    reconnect(&mut w);
+    looked_at(&mut w);
     assert_eq!(w.read(c, 512, 512).expect("read"), pattern(2, 512));
     w.finish();
 }
@@ -214,14 +195,13 @@ fn a_check_that_is_cut_off_is_made_again() {
     w.write(c, 0, &pattern(2, 4096)).expect("not held any more");
     lands(&mut w);
     w.faults(0).set("slow", Rule::new(Fault::Hold).on(Commands::Reads).blocks(0, 8).times(1));
-    w.portals[0].net = Net::Works;
-    w.until_active();
+    reconnect(&mut w);
     w.until("the check reads", |w| w.faults(0).struck("slow") == 1);
     w.node(0).reset_connections();
     w.run_ms(10);
     assert_eq!(fences(&mut w).2, 1);
     w.until_active();
-    w.until("looked at", |w| w.volumes[0].snapshot().watched == 0);
+    looked_at(&mut w);
     assert_eq!(fences(&mut w), (0, 1, 0, 8));
     assert_eq!(w.read(c, 0, 4096).expect("read"), pattern(2, 4096));
     w.finish();
@@ -233,13 +213,13 @@ fn a_status_that_comes_late_is_when_to_look() {
     let mut w = World::new(setup());
     let c = w.client();
     w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute));
-    w.faults(0).set("hang", Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 8).times(1));
+    hang_one(&w, 0);
     w.write(c, 0, &pattern(1, 4096)).expect("repeated on the other path");
     w.run(Duration::from_secs(8));
     assert_eq!(fences(&mut w), (0, 1, 1, 0));
     w.write(c, 0, &pattern(2, 4096)).expect("not held any more");
     lands(&mut w);
-    w.until("looked at", |w| w.volumes[0].snapshot().watched == 0);
+    looked_at(&mut w);
     assert_eq!((fences(&mut w).3, w.failures(0)), (8, 0));
     assert_eq!(w.read(c, 0, 4096).expect("read"), pattern(2, 4096));
     w.faults(0).clear();

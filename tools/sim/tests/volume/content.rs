@@ -1,15 +1,15 @@
 //! Two units that report the same names are told apart by their content, and a blank one by what is written.
 
-use super::world::{Setup, World, pattern};
-use crate::base::Duration;
-use crate::path::State;
-use crate::volume::spec::Tunables;
+use mpio::base::Duration;
+use mpio::path::State;
+use mpio::volume::spec::Tunables;
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::Commands;
 use mpio_target::{Fault, Pair, PairConfig, Rule};
 
 fn setup() -> Setup {
     let pair = PairConfig { blank: true, ..PairConfig::default() };
-    Setup { pair, content_probe: true, ..Setup::default() }
+    Setup { pair, ..Setup::default() }
 }
 
 /// Writes something into the first blocks, as a partition table would be there.

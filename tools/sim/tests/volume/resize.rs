@@ -1,10 +1,11 @@
 //! A unit whose size or write protection changes while it is in use.
 
-use super::world::{Setup, World, pattern};
-use crate::base::Duration;
-use crate::path::State;
-use crate::volume::spec::Tunables;
-use crate::wire::nbd::{Command, NbdError, transmission_flags};
+use super::trusting;
+use mpio::base::Duration;
+use mpio::path::State;
+use mpio::volume::spec::Tunables;
+use mpio::wire::nbd::{Command, NbdError, transmission_flags};
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::PairConfig;
 
 const LARGE: u64 = 64 << 20;
@@ -17,7 +18,7 @@ fn world(size: u64, lanes: u16) -> World {
         node.claimed_size = Some(size);
     }
     // Silence is not what is tested, and the clock is moved by whole seconds.
-    let tunables = Tunables { no_path_timeout: Duration::from_secs(5), ..Tunables::default() };
+    let tunables = Tunables { no_path_timeout: Duration::from_secs(5), ..trusting() };
     World::new(Setup { pair, lanes, tunables, ..Setup::default() })
 }
 
@@ -29,7 +30,7 @@ fn size(w: &World) -> u64 {
 
 /// Size of the export and whether it is read-only, as this client was told.
 fn told(w: &mut World, client: usize) -> (u64, bool) {
-    let export = w.peer(client).export.expect("an open export");
+    let export = w.peers[client].export.expect("an open export");
     (export.size, export.flags & transmission_flags::READ_ONLY != 0)
 }
 

@@ -1,52 +1,25 @@
 //! Write ownership: what was given up after its first byte left is in doubt, and nothing that overlaps it
 //! is sent before the proof. The journal of the pair is the witness.
 
-use super::wire::Net;
-use super::world::{Setup, World, pattern, portal_addr};
-use crate::base::Duration;
-use crate::path::{BlockRange, FenceMode, Policy, State};
-use crate::volume::admin::AdminError;
-use crate::volume::spec::{FenceProof, Tunables};
+use super::doubt::{cut_off, doubtful, hang_one, reconnect, setup};
+use mpio::base::Duration;
+use mpio::path::{BlockRange, FenceMode, State};
+use mpio::volume::admin::AdminError;
+use mpio::volume::spec::{FenceProof, Tunables};
+use mpio_sim::net::{Net, ways};
+use mpio_sim::world::{Setup, World, pattern, portal_addr};
 use mpio_target::faults::Commands;
-use mpio_target::{Fault, PairConfig, Rule};
+use mpio_target::{Fault, Rule};
 
 const WRITE_10: u8 = 0x2a;
-
-/// Failover, and targets that go on with what a session left behind.
-fn setup(tunables: Tunables) -> Setup {
-    let mut pair = PairConfig::default();
-    for node in &mut pair.nodes {
-        node.reinstatement_aborts = false;
-    }
-    Setup { pair, tunables, policy: Policy::Failover, ..Setup::default() }
-}
 
 fn hang_writes(w: &World, node: usize) {
     w.faults(node).set("hang", Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 8));
 }
 
-fn hang_one(w: &World, node: usize) {
-    let rule = Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 8).times(1);
-    w.faults(node).set("hang", rule);
-}
-
 /// Counts task management on a node: the rule never speaks.
 fn resets(w: &World, node: usize) -> u64 {
     w.faults(node).struck("tmf")
-}
-
-/// A write that hangs on node 0, was repeated on node 1 and acknowledged; node 0 refuses connections.
-fn doubtful(w: &mut World, c: usize) {
-    hang_writes(w, 0);
-    let token = w.start_write(c, 0, pattern(1, 4096));
-    w.run_ms(100);
-    assert_eq!(w.node(0).held(), 1);
-    w.portals[0].net = Net::Refuses;
-    w.node(0).reset_connections();
-    w.answer(c, token).expect("repeated on the other path");
-    w.faults(0).clear();
-    let fences = w.volume().snapshot().fences;
-    assert_eq!((fences.pending, fences.proven), (1, 0));
 }
 
 #[test]
@@ -101,8 +74,7 @@ fn where_a_reset_is_not_to_be_had_the_range_is_held_until_fence_timeout() {
         let from = w.now;
         let overlapping = w.start_write(c, 0, pattern(2, 4096));
         w.faults(0).set("tmf", Rule::new(Fault::TaskManagementAnswer(5)));
-        w.portals[0].net = Net::Works;
-        w.until_active();
+        reconnect(&mut w);
         assert!(!w.is_done(c, overlapping));
         assert_eq!(resets(&w, 0), u64::from(!shared));
         w.answer(c, overlapping).expect("given up waiting");
@@ -148,8 +120,7 @@ fn without_the_fence_nothing_is_held_and_nothing_is_reset() {
     assert_eq!((fences.pending, fences.unproven, resets(&w, 0)), (0, 1, 0));
     // What this mode allows: the old write lands over the new one.
     assert_eq!(w.node(0).held(), 1);
-    let now = super::world::theirs(w.now);
-    w.node(0).release(now);
+    w.release(0);
     assert_eq!(w.read(c, 0, 4096).expect("read"), pattern(1, 4096), "the unsafe mode is unsafe");
     w.finish();
 }
@@ -161,8 +132,7 @@ fn strict_tells_nobody_before_the_proof() {
     hang_writes(&w, 0);
     let token = w.start_write(c, 0, pattern(1, 4096));
     w.run_ms(100);
-    w.portals[0].net = Net::Refuses;
-    w.node(0).reset_connections();
+    cut_off(&mut w);
     w.run(Duration::from_secs(100));
     assert_eq!(w.executed(1, WRITE_10), 1, "repeated");
     assert!(!w.is_done(c, token), "and not told");
@@ -219,7 +189,7 @@ fn the_nexus_stays_the_same_and_no_login_overtakes_the_old_socket() {
 /// and are not in doubt.
 #[test]
 fn a_reset_is_felt_by_the_other_session_of_the_target() {
-    let mut w = World::new(Setup { portals: vec![0, 0], ..setup(Tunables::default()) });
+    let mut w = World::new(Setup { portals: ways(&[0, 0]), ..setup(Tunables::default()) });
     let c = w.client();
     // In doubt on path 0.
     w.portals[0].net = Net::Silent;
@@ -253,8 +223,8 @@ fn a_reset_is_felt_by_the_other_session_of_the_target() {
 fn a_reset_is_felt_by_the_other_lane() {
     let mut w = World::new(Setup { lanes: 2, ..setup(Tunables::default()) });
     let a = w.client();
-    let b = w.connect(1, crate::export::client::ClientConfig::new("vm0"));
-    w.until("the export opens", |w| w.peers[b].1.export.is_some());
+    let b = w.connect(1, mpio::export::client::ClientConfig::new("vm0"));
+    w.until("the export opens", |w| w.peers[b].export.is_some());
     w.faults(0).set("hang", Rule::new(Fault::Hold).on(Commands::Medium).times(2));
     let first = w.start_write(a, 0, pattern(1, 4096));
     w.run_ms(500);
@@ -290,8 +260,7 @@ fn a_held_write_without_a_path_fails_too() {
     assert!(w.answer(c, held).is_err());
     assert!(w.now - waited < Duration::from_secs(4));
     w.start(1);
-    w.portals[0].net = Net::Works;
-    w.until_active();
+    reconnect(&mut w);
     w.write(c, 0, &pattern(3, 4096)).expect("written");
     w.finish();
 }
@@ -301,7 +270,7 @@ fn a_held_write_without_a_path_fails_too() {
 #[test]
 fn a_nexus_is_fenced_through_another_portal_of_its_group() {
     let tunables = Tunables { fence_timeout: Duration::MAX, ..Tunables::default() };
-    let mut w = World::new(Setup { portals: vec![0, 0], ..setup(tunables) });
+    let mut w = World::new(Setup { portals: ways(&[0, 0]), ..setup(tunables) });
     let c = w.client();
     hang_one(&w, 0);
     let first = w.start_write(c, 0, pattern(1, 4096));
@@ -320,8 +289,7 @@ fn a_nexus_is_fenced_through_another_portal_of_its_group() {
     let after = &w.connects[asked..];
     assert!(!after.is_empty() && after.iter().all(|(_, to)| *to == portal_addr(0)), "{after:?}");
     assert_eq!(w.failures(1), 0, "{}", w.story());
-    w.portals[0].net = Net::Works;
-    w.until_active();
+    reconnect(&mut w);
     assert_eq!(w.read(c, 0, 4096).expect("read"), pattern(2, 4096));
     w.finish();
 }
@@ -330,7 +298,7 @@ fn a_nexus_is_fenced_through_another_portal_of_its_group() {
 #[test]
 fn no_other_portal_is_asked_without_a_doubt_or_beyond_the_target() {
     for portals in [vec![0, 0], vec![0, 1]] {
-        let mut w = World::new(Setup { portals: portals.clone(), ..setup(Tunables::default()) });
+        let mut w = World::new(Setup { portals: ways(&portals), ..setup(Tunables::default()) });
         let c = w.client();
         if portals == [0, 1] {
             doubtful(&mut w, c);
@@ -346,8 +314,7 @@ fn no_other_portal_is_asked_without_a_doubt_or_beyond_the_target() {
             !after.is_empty() && after.iter().all(|(_, to)| *to == portal_addr(0)),
             "{after:?}"
         );
-        w.portals[0].net = Net::Works;
-        w.until_active();
+        reconnect(&mut w);
         w.finish();
     }
 }
@@ -362,8 +329,7 @@ fn a_refused_reset_is_asked_for_again() {
     doubtful(&mut w, c);
     let overlapping = w.start_write(c, 0, pattern(2, 4096));
     w.faults(0).set("tmf", Rule::new(Fault::TaskManagementAnswer(5)));
-    w.portals[0].net = Net::Works;
-    w.until_active();
+    reconnect(&mut w);
     let lost = w.failures(0);
     let at = |w: &mut World, seconds: u64, count: u64| {
         w.run(Duration::from_secs(seconds));
@@ -432,7 +398,7 @@ fn a_write_that_owes_data_is_not_aborted_and_its_session_is_given_up() {
 #[test]
 fn a_session_with_a_write_that_owes_data_is_not_reset_to_fence_another() {
     let tunables = Tunables { fence_timeout: Duration::MAX, ..Tunables::default() };
-    let mut w = World::new(Setup { portals: vec![0], ..setup(tunables) });
+    let mut w = World::new(Setup { portals: ways(&[0]), ..setup(tunables) });
     let c = w.client();
     hang_one(&w, 0);
     let first = w.start_write(c, 0, pattern(1, 4096));
@@ -459,7 +425,7 @@ fn a_session_with_a_write_that_owes_data_is_not_reset_to_fence_another() {
 /// its session is given up a moment later.
 #[test]
 fn a_reset_elsewhere_leaves_a_write_that_owes_data_alone() {
-    let mut w = World::new(Setup { portals: vec![0, 0], ..setup(Tunables::default()) });
+    let mut w = World::new(Setup { portals: ways(&[0, 0]), ..setup(Tunables::default()) });
     let c = w.client();
     hang_one(&w, 0);
     let first = w.start_write(c, 0, pattern(1, 4096));
@@ -589,8 +555,7 @@ fn one_reset_frees_every_lane() {
     let first: Vec<u64> =
         (0..2).map(|n| w.start_write(clients[n], offsets[n], pattern(n as u64, 4096))).collect();
     w.run_ms(100);
-    w.portals[0].net = Net::Refuses;
-    w.node(0).reset_connections();
+    cut_off(&mut w);
     for n in 0..2 {
         w.answer(clients[n], first[n]).expect("repeated");
     }
@@ -649,7 +614,6 @@ fn a_word_for_a_node_that_is_off_frees_what_was_sent_there() {
     assert_eq!(w.volume().snapshot().fences.proven, 1);
     w.faults(0).clear();
     w.start(0);
-    w.portals[0].net = Net::Works;
-    w.until_active();
+    reconnect(&mut w);
     w.finish();
 }

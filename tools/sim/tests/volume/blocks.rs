@@ -1,9 +1,9 @@
 //! TRIM, WRITE_ZEROES, BLOCK_STATUS, limits of the unit, and requests that are not whole blocks.
 
-use super::world::{Setup, World, pattern};
-use crate::base::Duration;
-use crate::export::client::Answer;
-use crate::wire::nbd::{Command, NbdError, command_flags, extent_flags};
+use mpio::base::Duration;
+use mpio::export::client::Answer;
+use mpio::wire::nbd::{Command, NbdError, command_flags, extent_flags};
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::PairConfig;
 use mpio_target::config::Abilities;
 

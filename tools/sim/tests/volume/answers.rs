@@ -1,9 +1,11 @@
 //! Answers that are not GOOD: what the client sees, and what becomes of the path.
 
-use super::world::{Setup, World, pattern, theirs};
-use crate::base::Duration;
-use crate::path::{Policy, State};
-use crate::wire::nbd::NbdError;
+use super::trusting;
+use mpio::base::Duration;
+use mpio::path::{PathIndex, Policy, State};
+use mpio::wire::nbd::NbdError;
+use mpio_sim::net::ways;
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::{Commands, SenseCode};
 use mpio_target::{Fault, Rule};
 
@@ -12,7 +14,7 @@ fn sense(key: u8, asc: u8, ascq: u8) -> Fault {
 }
 
 fn world(policy: Policy) -> (World, usize) {
-    let mut w = World::new(Setup { policy, ..Setup::default() });
+    let mut w = World::new(Setup { policy, tunables: trusting(), ..Setup::default() });
     let c = w.client();
     w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute));
     (w, c)
@@ -84,7 +86,7 @@ fn what_does_not_pass_is_told_by_its_errno() {
 fn a_full_task_set_lowers_the_depth_of_its_path() {
     for status in [0x08, 0x28] {
         let (mut w, c) = world(Policy::Failover);
-        let depth = |w: &mut World| w.volume().links[0].depth.limit();
+        let depth = |w: &mut World| w.volume().snapshot().paths[0].queue_depth;
         w.faults(0).set("slow", Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 32));
         let full = Rule::new(Fault::Status(status)).on(Commands::Writes).blocks(32, 224);
         w.faults(0).set("full", full.times(28));
@@ -93,11 +95,10 @@ fn a_full_task_set_lowers_the_depth_of_its_path() {
         w.run_ms(2);
         assert_eq!(depth(&mut w), 4, "{status:#x}");
         assert_eq!(w.volume().snapshot().paths[0].queue_depth, 4);
-        assert_eq!(w.volume().links[1].depth.limit(), 128, "the other path is as it was");
+        assert_eq!(w.volume().snapshot().paths[1].queue_depth, 128, "the other path is as it was");
         assert_eq!(w.logged("queue depth"), 1);
         w.faults(0).remove("slow");
-        let now = theirs(w.now);
-        w.node(0).release(now);
+        w.release(0);
         for token in tokens {
             w.answer(c, token).expect("no error");
         }
@@ -191,7 +192,7 @@ fn a_lun_that_is_gone_fails_its_path() {
 #[test]
 fn commands_that_were_cleared_are_repeated() {
     for (asc, ascq) in [(0x2f, 0x00), (0x29, 0x02), (0x47, 0x7f)] {
-        let mut w = World::new(Setup { portals: vec![0], ..Setup::default() });
+        let mut w = World::new(Setup { portals: ways(&[0]), ..Setup::default() });
         let c = w.client();
         // Like a command that is gone: it is never answered, and ends when it is aborted.
         let hang = Rule::new(Fault::Hold).on(Commands::Medium).blocks(64, 64).times(2);
@@ -215,7 +216,8 @@ fn commands_that_were_cleared_are_repeated() {
 #[test]
 fn unsolicited_data_that_is_refused_is_not_sent_again() {
     let mut w = World::new(Setup { policy: Policy::Failover, ..Setup::default() });
-    let r2ts = |w: &mut World| w.volume().links[0].session().expect("a session").statistics().r2ts;
+    let r2ts =
+        |w: &mut World| w.volume().session(PathIndex::new(0)).expect("a session").statistics().r2ts;
     let c = w.client();
     w.write(c, 0, &pattern(1, 4096)).expect("written");
     assert_eq!(r2ts(&mut w), 0, "immediate data");

@@ -1,9 +1,10 @@
 //! Paths merge only when they show the same unit; anything else is mismatched, says why, and is never used.
 
-use super::world::{Setup, World, pattern};
-use crate::base::Duration;
-use crate::export::client::ClientConfig;
-use crate::path::State;
+use mpio::base::Duration;
+use mpio::export::client::ClientConfig;
+use mpio::path::State;
+use mpio_sim::net::ways;
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::config::NodeConfig;
 use mpio_target::{Pair, PairConfig};
 
@@ -50,8 +51,8 @@ fn a_wwid_that_was_not_asked_for_is_not_exported() {
     w.until_state(0, State::Mismatched);
     w.until_state(1, State::Mismatched);
     assert!(w.reason(0).contains("configuration asks for"), "{}", w.reason(0));
-    w.until("refused", |w| w.peers[c].1.ended.is_some());
-    assert!(w.peer(c).export.is_none());
+    w.until("refused", |w| w.peers[c].ended.is_some());
+    assert!(w.peers[c].export.is_none());
     w.vanish(c);
     w.finish();
 }
@@ -104,8 +105,8 @@ fn an_attention_leads_to_a_recheck_without_a_reconnect() {
 #[test]
 fn a_recheck_of_the_last_path_is_no_loss() {
     let tunables =
-        crate::volume::spec::Tunables { no_path_timeout: Duration::ZERO, ..Default::default() };
-    let mut w = World::new(Setup { tunables, portals: vec![0], ..Setup::default() });
+        mpio::volume::spec::Tunables { no_path_timeout: Duration::ZERO, ..Default::default() };
+    let mut w = World::new(Setup { tunables, portals: ways(&[0]), ..Setup::default() });
     let c = w.client();
     w.portals[0].delay = Duration::from_millis(20);
     w.node(0).unit_attention(0x3f, 0x03);

@@ -1,11 +1,13 @@
 //! Paths that owe answers: suspicion, the commands that are left behind, deadlines, and how long clients wait.
 //! Every time here is virtual.
 
-use super::wire::Net;
-use super::world::{Setup, World, pattern};
-use crate::base::{Duration, Instant};
-use crate::path::{FenceMode, Op, PathIndex, Policy, State};
-use crate::volume::spec::Tunables;
+use super::doubt::reconnect;
+use super::trusting;
+use mpio::base::{Duration, Instant};
+use mpio::path::{FenceMode, Op, PathIndex, Policy, State};
+use mpio::volume::spec::Tunables;
+use mpio_sim::net::{Net, ways};
+use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::{Commands, SenseCode};
 use mpio_target::{Fault, Rule};
 
@@ -94,10 +96,8 @@ fn frozen(w: &mut World) {
 
 fn heal(mut w: World) {
     w.faults(0).clear();
-    let now = super::world::theirs(w.now);
-    w.node(0).release(now);
-    w.portals[0].net = Net::Works;
-    w.until_active();
+    w.release(0);
+    reconnect(&mut w);
     w.finish();
 }
 
@@ -170,7 +170,7 @@ fn the_old_answer_of_a_read_wins_if_it_comes_first() {
     let waited = w.now - now;
     assert!(waited >= MS(60) && waited < MS(62), "{waited:?}");
     assert_eq!(w.state(0), State::Active, "it has answered");
-    let left = w.until("the loser's answer", |w| w.volumes[0].stragglers.len() == 0);
+    let left = w.until("the loser's answer", |w| w.volumes[0].census().stragglers == 0);
     assert!(left < MS(900), "{left:?}");
     let reads = w.volume().snapshot().stats.reads;
     assert_eq!(w.read(c, 9 * 512, 512).expect("read").len(), 512);
@@ -196,7 +196,7 @@ fn a_suspect_path_is_asked_and_trusted_by_steps() {
     w.run_ms(2000);
     assert_eq!(w.state(0), State::Active, "{}", w.story());
     assert_eq!(
-        (w.node(0).held(), w.volume().stragglers.len()),
+        (w.node(0).held(), w.volume().census().stragglers),
         (0, 0),
         "aborted at their deadline"
     );
@@ -270,8 +270,7 @@ fn a_write_that_cannot_be_aborted_stays_in_doubt_until_its_status() {
     assert!(!w.is_done(c, overlapping));
     assert_eq!((w.state(0), w.failures(0)), (State::Suspect, 0), "not dropped to fence one unit");
     w.faults(0).clear();
-    let now = super::world::theirs(w.now);
-    w.node(0).release(now);
+    w.release(0);
     w.answer(c, overlapping).expect("the old write has ended");
     assert_eq!(w.volume().snapshot().fences.proven, 1);
     assert_eq!(w.read(c, 0, 512).expect("read"), pattern(2, 512));
@@ -292,16 +291,16 @@ fn a_refused_abort_of_a_read_is_repeated() {
         }
         w.run_ms(2500);
         let refused = |w: &World| w.faults(0).struck("tmf");
-        assert_eq!((refused(&w), w.volume().stragglers.len()), (1, 1), "{answer}: {}", w.story());
+        assert_eq!((refused(&w), w.volume().census().stragglers), (1, 1), "{answer}: {}", w.story());
         w.run_ms(3000);
         assert_eq!(
-            (refused(&w), w.volume().stragglers.len()),
+            (refused(&w), w.volume().census().stragglers),
             (2, 1),
             "{answer}: once per timeout"
         );
         w.faults(0).remove("tmf");
         w.run_ms(3000);
-        assert_eq!((w.volume().stragglers.len(), w.node(0).held()), (0, 0), "{answer}");
+        assert_eq!((w.volume().census().stragglers, w.node(0).held()), (0, 0), "{answer}");
         assert_eq!((w.state(0), w.failures(0)), (State::Active, 0), "{answer}: {}", w.story());
         w.finish();
     }
@@ -318,7 +317,7 @@ fn a_suspect_path_with_a_closed_window_is_given_up() {
     }
     w.until_state(0, State::Suspect);
     w.faults(0).set("window", Rule::new(Fault::Window(0)));
-    let in_flight = |w: &World| w.volumes[0].links[0].session_ref().map(|s| s.in_flight());
+    let in_flight = |w: &World| w.volumes[0].session(PathIndex::new(0)).map(|s| s.in_flight());
     w.until("every command aborted", |w| in_flight(w) == Some(0));
     assert_eq!(w.state(0), State::Suspect, "{}", w.story());
     let took = w.until_state(0, State::Failed);
@@ -357,7 +356,7 @@ fn one_lost_command_accuses_its_path_once() {
 
 #[test]
 fn with_no_other_path_a_suspect_one_carries_on_with_long_deadlines() {
-    let (mut w, c) = warm(Setup { portals: vec![0], ..Setup::default() });
+    let (mut w, c) = warm(Setup { portals: ways(&[0]), ..Setup::default() });
     hang(&mut w);
     let read = w.start_read(c, 0, 512);
     let write = w.start_write(c, 512, pattern(1, 512));
@@ -515,7 +514,7 @@ fn what_waited_for_the_daemon_is_not_held_against_its_paths() {
     }
     for path in [0, 1].map(PathIndex::new) {
         for op in [Op::Read, Op::Write] {
-            let patience = w.volumes[0].engine.suspect_after(path, op);
+            let patience = w.volumes[0].suspect_after(path, op);
             assert!(patience < MS(20), "{op:?} on {path}: {patience:?}");
         }
     }
@@ -583,7 +582,7 @@ const TEST_UNIT_READY: u8 = 0x00;
 /// Nobody reads or writes, pings are answered, and the unit hangs.
 #[test]
 fn a_unit_that_hangs_behind_an_idle_path_is_found() {
-    let mut w = World::new(Setup::default());
+    let mut w = World::new(Setup { tunables: trusting(), ..Setup::default() });
     w.faults(0).set("hang", Rule::new(Fault::Hold));
     let found = w.until_state(0, State::Suspect);
     assert!(found > MS(4000) && found < MS(7100), "{found:?}");
@@ -595,7 +594,7 @@ fn a_unit_that_hangs_behind_an_idle_path_is_found() {
 
 #[test]
 fn an_idle_path_whose_unit_is_not_ready_is_not_kept() {
-    let mut w = World::new(Setup::default());
+    let mut w = World::new(Setup { tunables: trusting(), ..Setup::default() });
     let not_ready = Fault::Sense(SenseCode { key: 2, asc: 0x04, ascq: 0x01 });
     w.faults(0).set("becoming ready", Rule::new(not_ready));
     let found = w.until("path 0 out", |w| w.state(0) != State::Active);
@@ -619,5 +618,26 @@ fn only_idle_paths_are_asked() {
     w.run_ms(1000);
     assert!((40..=51).contains(&(asked(&w) - before)), "{}", asked(&w) - before);
     assert_eq!(suspected(&w), 0);
+    w.finish();
+}
+
+/// A question of ours takes the only place of a session: commands go elsewhere, and come back when it is answered.
+#[test]
+fn a_question_of_ours_takes_room() {
+    let tunables = Tunables { queue_depth: 1, check_interval: MS(20), ..Tunables::default() };
+    let mut w = World::new(Setup { tunables, ..Setup::default() });
+    let c = w.client();
+    w.write(c, 0, &pattern(1, 4096)).expect("written");
+    for node in 0..2 {
+        let late = Rule::new(Fault::Delay(MS(200), MS(200)));
+        w.faults(node).set("late", late.on(Commands::Opcode(TEST_UNIT_READY)));
+    }
+    w.run_ms(60);
+    let took = {
+        let before = w.now;
+        assert_eq!(w.read(c, 0, 4096).expect("read"), pattern(1, 4096));
+        w.now - before
+    };
+    assert!(took > MS(50), "both sessions were full, and it took {took:?}");
     w.finish();
 }
