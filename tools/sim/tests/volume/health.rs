@@ -291,7 +291,12 @@ fn a_refused_abort_of_a_read_is_repeated() {
         }
         w.run_ms(2500);
         let refused = |w: &World| w.faults(0).struck("tmf");
-        assert_eq!((refused(&w), w.volume().census().stragglers), (1, 1), "{answer}: {}", w.story());
+        assert_eq!(
+            (refused(&w), w.volume().census().stragglers),
+            (1, 1),
+            "{answer}: {}",
+            w.story()
+        );
         w.run_ms(3000);
         assert_eq!(
             (refused(&w), w.volume().census().stragglers),
