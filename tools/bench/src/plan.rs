@@ -129,6 +129,7 @@ enum Behind {
 }
 
 const MPIO: Who = Who::Mpio(PLAIN);
+const TWO_LANES: Setup = Setup { name: "mpio, two lanes", lanes: 2, ..PLAIN };
 const TWO_PATHS: Setup = Setup { name: "mpio, two paths", paths: 2, ..PLAIN };
 
 /// The embedded target, one core, `mpio bench`: what most have in common.
@@ -144,7 +145,7 @@ const USUAL: Match = Match {
 };
 
 /// Everything, in the order of the results.
-pub const MATCHES: [Match; 15] = [
+pub const MATCHES: [Match; 17] = [
     Match {
         title: "mpio : qemu-nbd with libiscsi, embedded target, one core for all",
         rows: ONE_CORE,
@@ -161,6 +162,14 @@ pub const MATCHES: [Match; 15] = [
     Match {
         title: "mpio : qemu-nbd with libiscsi, four connections, two cores",
         rows: FOUR,
+        cores: Cores::Two,
+        ..USUAL
+    },
+    Match {
+        title: "mpio with two lanes : qemu-nbd with libiscsi, four connections, two cores",
+        first: Who::Mpio(TWO_LANES),
+        rows: FOUR,
+        quick: 0,
         cores: Cores::Two,
         ..USUAL
     },
@@ -207,7 +216,7 @@ pub const MATCHES: [Match; 15] = [
     },
     Match {
         title: "two lanes : one lane, four connections, two cores",
-        first: Who::Mpio(Setup { name: "mpio, two lanes", lanes: 2, ..PLAIN }),
+        first: Who::Mpio(TWO_LANES),
         second: MPIO,
         rows: LANES,
         cores: Cores::Two,
@@ -226,6 +235,15 @@ pub const MATCHES: [Match; 15] = [
         storage: Behind::Tgtd,
         rows: DIRECT,
         cores: Cores::Two,
+        ..USUAL
+    },
+    Match {
+        title: "mpio : iscsi-perf (no NBD hop), tgtd on a core of its own",
+        second: Who::Perf,
+        storage: Behind::Tgtd,
+        rows: DIRECT,
+        quick: 0,
+        cores: Cores::Apart,
         ..USUAL
     },
     Match {
@@ -261,9 +279,10 @@ impl Match {
             return Ok(String::new());
         }
         let env = &Env { cores: self.cores, ..env.clone() };
+        let target = &Env { cores: self.cores.of_target(), ..env.clone() };
         let storage = match self.storage {
-            Behind::Embedded => Storage::embedded(env)?,
-            Behind::Tgtd => Storage::tgtd(env)?,
+            Behind::Embedded => Storage::embedded(target)?,
+            Behind::Tgtd => Storage::tgtd(target)?,
         };
         let pair = [
             self.contender(self.first, env, &storage)?,

@@ -38,15 +38,28 @@ pub enum Cores {
     One,
     /// Two: pipelining, and the price of waking another core.
     Two,
+    /// The target on one, as on another host, and generator and initiator on the other: the scheduler has no say
+    /// in whom the target's answers stop.
+    Apart,
 }
 
 impl Cores {
-    /// As `taskset` takes it.
+    /// Those of generator and initiator, as `taskset` takes them.
     #[must_use]
     pub fn list(self) -> &'static str {
         match self {
             Cores::One => "0",
             Cores::Two => "0,1",
+            Cores::Apart => "1",
+        }
+    }
+
+    /// Where the target runs.
+    #[must_use]
+    pub fn of_target(self) -> Cores {
+        match self {
+            Cores::One | Cores::Apart => Cores::One,
+            Cores::Two => Cores::Two,
         }
     }
 }
