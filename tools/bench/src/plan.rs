@@ -1,9 +1,10 @@
 //! Who is measured beside whom, with which loads.
 
-use crate::goals::{Figure, Goal, Goals, cpu, iops, p50};
-use crate::measure::{Contender, Generator, Load, Measured, Spread};
+use crate::goals::{Goal, Goals, cpu, iops, p50};
+use crate::measure::{Contender, Generator, Load};
 use crate::process::{BenchError, Cores};
 use crate::setup::{Env, PLAIN, Server, Setup, Storage};
+use crate::table::{self, Turns};
 use std::fmt::Write as _;
 
 /// How long and how often.
@@ -297,9 +298,10 @@ impl Match {
         for contender in &pair {
             contender.prepare(env, effort.quick)?;
         }
-        let mut out = format!("## {}\n\n{}", self.title, head(&pair));
+        let mut out =
+            format!("## {}\n\n{}", self.title, table::head(pair.each_ref().map(Contender::name)));
         for Row(load, wanted) in rows {
-            let turns = Turns::play(env, &pair, *load, effort)?;
+            let turns = play(env, &pair, *load, effort)?;
             let text = turns.text(*load, wanted);
             eprintln!("{}: {text}", self.title);
             let _ = writeln!(out, "{text}");
@@ -323,68 +325,13 @@ impl Match {
     }
 }
 
-fn head(pair: &[Contender; 2]) -> String {
-    let columns =
-        pair.iter().map(|c| format!(" {}: IOPS, p50 / p99 us, CPU us/request |", c.name()));
-    let columns: String = columns.collect();
-    format!(
-        "| load | IOPS | CPU | p50 | goal |{columns}\n|---|---|---|---|---|{}\n",
-        "---|".repeat(pair.len())
-    )
-}
-
-/// What the turns of both contenders gave.
-struct Turns([Vec<Measured>; 2]);
-
-impl Turns {
-    /// Each contender in turn, so that a machine that changes meanwhile changes for both.
-    fn play(
-        env: &Env,
-        pair: &[Contender; 2],
-        load: Load,
-        effort: Effort,
-    ) -> Result<Turns, BenchError> {
-        let mut results = [Vec::new(), Vec::new()];
-        for _ in 0..effort.turns {
-            for (contender, results) in pair.iter().zip(&mut results) {
-                results.push(contender.measure(env, load, effort.seconds)?);
-            }
+/// Each contender in turn, so that a machine that changes meanwhile changes for both.
+fn play(env: &Env, pair: &[Contender; 2], load: Load, effort: Effort) -> Result<Turns, BenchError> {
+    let mut results = [Vec::new(), Vec::new()];
+    for _ in 0..effort.turns {
+        for (contender, results) in pair.iter().zip(&mut results) {
+            results.push(contender.measure(env, load, effort.seconds)?);
         }
-        Ok(Turns(results))
     }
-
-    /// First by second, turn by turn.
-    fn ratio(&self, figure: Figure) -> Option<Spread> {
-        let [first, second] = &self.0;
-        let each = first.iter().zip(second).map(|(a, b)| figure.of(a) / figure.of(b));
-        Spread::of(each.filter(|ratio| ratio.is_finite() && *ratio > 0.0))
-    }
-
-    fn text(&self, load: Load, goals: &[Goal]) -> String {
-        let mut row = format!("| {} |", load.name());
-        for figure in [Figure::Iops, Figure::Cpu, Figure::P50] {
-            let _ = match self.ratio(figure) {
-                None => write!(row, " - |"),
-                Some(Spread { median, least, most }) if least == most => {
-                    write!(row, " **{median:.2}** |")
-                }
-                Some(Spread { median, least, most }) => {
-                    write!(row, " **{median:.2}** ({least:.2}-{most:.2}) |")
-                }
-            };
-        }
-        let goals: Vec<String> = goals.iter().map(|goal| goal.text()).collect();
-        let _ = write!(row, " {} |", goals.join(", "));
-        for measured in &self.0 {
-            let middle = |figure: fn(&Measured) -> f64| {
-                Spread::of(measured.iter().map(figure)).map_or(0.0, |spread| spread.median)
-            };
-            let (iops, p50, p99) = (middle(|m| m.iops), middle(|m| m.p50), middle(|m| m.p99));
-            let _ = match p50 > 0.0 {
-                true => write!(row, " {iops:.0}, {p50:.0} / {p99:.0}, {:.2} |", middle(|m| m.cpu)),
-                false => write!(row, " {iops:.0} |"),
-            };
-        }
-        row
-    }
+    Ok(Turns(results))
 }
