@@ -32,8 +32,8 @@ const fn write(size: &'static str, depth: u32, connections: u32, goals: &'static
 
 /// Beside `qemu-nbd`, everybody on one core.
 const ONE_CORE: &[Row] = &[
-    read("4k", 32, 1, &[iops(7.0), cpu(0.11)]),
-    write("4k", 32, 1, &[iops(7.0), cpu(0.11)]),
+    read("4k", 32, 1, &[iops(7.0), cpu(1.0 / 9.0)]),
+    write("4k", 32, 1, &[iops(7.0), cpu(1.0 / 9.0)]),
     read("4k", 1, 1, &[cpu(0.45), p50(0.65)]),
     write("4k", 1, 1, &[cpu(0.45), p50(0.65)]),
     read("4k", 8, 1, &[]),

@@ -2,8 +2,10 @@
 
 use crate::dice::Dice;
 use crate::net::Net;
+use crate::plan;
 use crate::world::{World, theirs};
 use mpio::base::{Duration, Instant};
+use mpio::volume::spec::Tunables;
 use mpio_target::faults::{Commands, SenseCode};
 use mpio_target::wire::scsi::AccessState;
 use mpio_target::{Fault, Rule};
@@ -370,25 +372,32 @@ fn tell_initiator(w: &mut World, dice: &mut Dice, node: usize, strike: Strike) {
 
 fn admin(w: &mut World, dice: &mut Dice, portal: usize) -> Vec<Heal> {
     let now = w.now;
-    let lanes = 0..w.volumes.len();
     let name = format!("{}:{}", (b'a' + portal as u8) as char, w.portals[portal].node);
-    let what = dice.below(3);
+    let what = dice.pick(&["policy", "recheck", "disable", "set"]);
     let policy = dice.pick(&mpio::path::Policy::ALL);
-    for lane in lanes {
+    let weight = (name.clone(), dice.below(4) as u32);
+    let prefer = dice.one_in(2).then_some(name.as_str());
+    // What is judged by does not change.
+    let tunables = Tunables {
+        fence_timeout: w.tunables().fence_timeout,
+        ..plan::anywhere(dice, w.tunables())
+    };
+    for lane in 0..w.volumes.len() {
         let volume = &mut w.volumes[lane];
         // A refusal (the last path, no such path) is an answer too.
         let _ = match what {
-            0 => volume.set_policy(now, Some(policy), &[], None),
-            1 => volume.recheck_path(now, &name),
-            _ => volume.disable_path(now, &name, false),
+            "policy" => volume.set_policy(now, Some(policy), std::slice::from_ref(&weight), prefer),
+            "recheck" => volume.recheck_path(now, &name),
+            "disable" => volume.disable_path(now, &name, false),
+            _ => {
+                volume.set_tunables(now, tunables.clone(), "by chance");
+                Ok(())
+            }
         };
         w.wake(lane);
     }
-    w.tell(format!(
-        "administrator: {} {name} {policy}",
-        ["policy", "recheck", "disable"][what as usize]
-    ));
-    if what == 2 { vec![Heal::Enable(portal)] } else { Vec::new() }
+    w.tell(format!("administrator: {what} {name} {policy}"));
+    if what == "disable" { vec![Heal::Enable(portal)] } else { Vec::new() }
 }
 
 fn mend(w: &mut World, heal: &Heal) {

@@ -84,6 +84,7 @@ impl Plan {
         let mut rest = dice.fork();
         let moves = access_states(&mut dice.fork(), &mut pair);
         daemon_dies(&mut dice.fork(), &mut mischief);
+        release_early(&mut dice.fork(), &tunables, &mut mischief);
         if moves {
             mischief.change_access();
         }
@@ -210,6 +211,14 @@ fn daemon_dies(dice: &mut Dice, mischief: &mut Mischief) {
     }
 }
 
+/// Where ranges are released soon, every second run is about writes in doubt.
+fn release_early(dice: &mut Dice, tunables: &Tunables, mischief: &mut Mischief) {
+    let soon = tunables.fence_timeout < Duration::from_secs(20);
+    if soon && mischief.daemon_one_in == 0 && dice.one_in(2) {
+        *mischief = Mischief::doubts(dice);
+    }
+}
+
 fn portals(dice: &mut Dice) -> Vec<Portal> {
     let ways: &[&[usize]] = &[&[0, 1], &[0, 1], &[0, 1, 0], &[0, 1, 0, 1], &[0, 0]];
     let way = dice.pick(ways);
@@ -257,7 +266,8 @@ fn tunables(dice: &mut Dice) -> Tunables {
 /// Anything that the registry allows, but for what this network and [`run`](crate::run) have no patience for:
 /// a path that is given up before a lost packet is sent again never comes back, and one that is tried once
 /// in an hour not soon enough.
-fn anywhere(dice: &mut Dice, base: &Tunables) -> Tunables {
+#[must_use]
+pub fn anywhere(dice: &mut Dice, base: &Tunables) -> Tunables {
     let ms = Duration::from_millis;
     let mut t = randomise(base, || dice.bits());
     for (time, least, most) in [

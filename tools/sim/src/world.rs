@@ -432,6 +432,12 @@ impl World {
         !self.volumes.is_empty()
     }
 
+    /// The settings that a daemon starts with.
+    #[must_use]
+    pub fn tunables(&self) -> &Tunables {
+        &self.setup.tunables
+    }
+
     /// How many daemons there have been.
     #[must_use]
     pub fn daemon_lives(&self) -> u64 {

@@ -124,7 +124,7 @@ mod planted {
 
     #[test]
     fn an_old_write_that_nobody_undoes_is_found() {
-        finds(Bug::Product(Product::WatchForgotten), 400, &[Rule::Order]);
+        finds(Bug::Product(Product::WatchForgotten), 1000, &[Rule::Order]);
     }
 
     #[test]

@@ -5,7 +5,8 @@ use crate::load::Kind;
 use crate::net::{Net, ways};
 use crate::world::Setup;
 use mpio::base::Duration;
-use mpio::path::{FenceMode, State};
+use mpio::path::State;
+use mpio::volume::tunables::find;
 use mpio_target::faults::Commands;
 use mpio_target::wire::scsi::AccessState;
 use mpio_target::{Fault, Rule};
@@ -61,9 +62,6 @@ fn set(setup: &mut Setup, words: &[&str]) -> Option<()> {
             setup.lanes = lanes.parse().ok().filter(|lanes| (1..=4).contains(lanes))?
         }
         ["policy", policy] => setup.policy = policy.parse().ok()?,
-        ["fence", "overlap"] => setup.tunables.fence = FenceMode::Overlap,
-        ["fence", "strict"] => setup.tunables.fence = FenceMode::Strict,
-        ["fence", "off"] => setup.tunables.fence = FenceMode::Off,
         ["target", "aborts"] => {
             setup.pair.nodes.iter_mut().for_each(|node| node.reinstatement_aborts = true);
         }
@@ -74,21 +72,7 @@ fn set(setup: &mut Setup, words: &[&str]) -> Option<()> {
         }
         ["shared"] => setup.tunables.shared = true,
         ["wwid"] => setup.wwid = Some("naa.6000000102030405060708090a0b0c0d".to_owned()),
-        [tunable, value] => {
-            let tunables = &mut setup.tunables;
-            let field = match *tunable {
-                "path_timeout" => &mut tunables.path_timeout,
-                "last_path_timeout" => &mut tunables.last_path_timeout,
-                "command_timeout" => &mut tunables.command_timeout,
-                "last_path_command_timeout" => &mut tunables.last_path_command_timeout,
-                "nop_interval" => &mut tunables.nop_interval,
-                "no_path_timeout" => &mut tunables.no_path_timeout,
-                "fence_timeout" => &mut tunables.fence_timeout,
-                "shutdown_timeout" => &mut tunables.shutdown_timeout,
-                _ => return None,
-            };
-            *field = duration(value)?;
-        }
+        [key, value] => find(key)?.set(&mut setup.tunables, value).ok()?,
         _ => return None,
     }
     Some(())
@@ -201,7 +185,7 @@ fn expect(words: &[&str]) -> Option<Expect> {
         ["read", range, "=", "zeros"] => Expect::Reads(cells(range)?, None),
         ["read", range, "=", name] => Expect::Reads(cells(range)?, Some((*name).to_owned())),
         ["fences", what, count] => {
-            let known = ["taken", "waiting", "pending", "proven", "unproven"];
+            let known = ["taken", "waiting", "pending", "proven", "unproven", "watched"];
             let what = known.into_iter().find(|known| known == what)?;
             Expect::Fences(what, count.parse().ok()?)
         }

@@ -219,6 +219,7 @@ impl Play {
                     "waiting" => fences.waiting,
                     "pending" => fences.pending,
                     "proven" => fences.proven,
+                    "watched" => w.volumes[0].snapshot().watched,
                     _ => fences.unproven,
                 };
                 (found, *count)

@@ -291,7 +291,7 @@ fn a_unit_that_appears_is_used_at_once() {
     let from = w.now;
     w.read(c, 0, 512).expect("read");
     w.until_state(1, State::Active);
-    assert!(w.now - from < Duration::from_millis(50), "{:?}", w.now - from);
+    assert!(w.now - from < Duration::from_millis(25), "{:?}", w.now - from);
     w.finish();
 }
 
