@@ -115,6 +115,9 @@ pub const EVENTS_PER_DEVICE: usize = 64;
 /// Receive buffer, bytes: many PDUs arrive in one receive.
 pub const RECV_BUFFER: usize = 512 * 1024;
 
+/// Receive buffers that a lane keeps while nobody refers to them: memory beside the payload memory.
+pub const RECV_BUFFERS_FREE_MAX: usize = 8;
+
 /// Bytes asked for per receive on an iSCSI socket: larger ones push the data out of the cache before it is sent on.
 pub const RECV_ISCSI_MAX: usize = 64 * 1024;
 

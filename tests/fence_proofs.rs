@@ -11,7 +11,7 @@ use harness::forwarder::{Fate, Forwarder, PASS};
 use harness::nexus::Names;
 use harness::tgtd::{HungDisk, Pair, TARGETS};
 use harness::{Scratch, noise, require};
-use proofs::{Finding, LBA, LEN, QUESTIONS, Storage, When, measure};
+use proofs::{Beside, Finding, LBA, LEN, QUESTIONS, Storage, When, measure, reset_beside};
 use std::cell::RefCell;
 use std::os::unix::fs::FileExt;
 
@@ -135,4 +135,12 @@ fn tgtd_whose_disk_hangs() {
         Trouble::HungDisk,
         [withheld(1, true), withheld(0, true), at_once(0, true), withheld(0, false)],
     );
+}
+
+/// Nobody is stuck here; the write ends with a unit attention. LIO never answers this.
+#[test]
+fn tgtd_is_reset_beside_a_write_that_owes_data() {
+    require(&["tgtd", "tgtadm", "setpriv"]);
+    let found = reset_beside(&Tgtd::new(Trouble::HungDisk));
+    assert_eq!(found, Beside { reset: Some(0), write: Some(2), again: true });
 }

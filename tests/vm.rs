@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-const SCRIPTS: [&str; 5] = ["nbd.sh", "lio.sh", "hang.sh", "stale.sh", "proofs.sh"];
+const SCRIPTS: [&str; 6] = ["nbd.sh", "lio.sh", "alua.sh", "hang.sh", "stale.sh", "proofs.sh"];
 
 /// What the scripts need on the host, whose file system the machine sees; with its package.
 const PROGRAMS: [(&str, &str); 15] = [
@@ -45,6 +45,11 @@ fn nbd_client_and_ext4_across_killed_targets() {
 #[test]
 fn lio_with_mutual_chap_and_digests_across_network_failures() {
     assert_passed("lio.sh");
+}
+
+#[test]
+fn asymmetric_access_of_lio_is_followed_and_asked_for() {
+    assert_passed("alua.sh");
 }
 
 #[test]

@@ -298,7 +298,7 @@ mod tests {
     use super::*;
 
     /// The object of the interface, with the places that it shortens (`…`) filled in.
-    const INTERFACE: &str = r#"{"version": 1, "daemon": {"pid": 1, "uptime_s": 12.5, "config": "/etc/mpio/mpio.toml", "io": "io_uring"},
+    const INTERFACE: &str = r#"{"version": 1, "daemon": {"pid": 1, "uptime_s": 12.5, "config": "/etc/mpio/mpio.toml", "io": "io_uring", "memory_locked": true},
  "devices": [
   {"name": "vm0", "wwid": "naa.6000", "vendor": "STARWIND", "product": "DISK", "size_bytes": 1073741824, "block_size": 512,
    "state": "ok", "policy": "round-robin", "export": "unix:/run/mpio/vm0.sock", "clients": 1, "read_only": false,

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::limits::RECV_BUFFERS_FREE_MAX;
 use epoll::Epoll;
 use uring::Uring;
 
@@ -99,7 +100,7 @@ pub struct RingConfig {
     pub sockets: usize,
     /// Submissions between two system calls; more than these cost another one. A power of two.
     pub entries: u32,
-    /// Used-up receive buffers that are kept for use again.
+    /// Receive buffers that are kept for use again while nobody refers to them.
     pub buffers: usize,
     /// SO_SNDBUF of TCP sockets, bytes; `None` leaves it to the kernel. A fixed size keeps what is
     /// queued in the caches: without it a session that has carried large writes stays slower.
@@ -111,7 +112,13 @@ pub struct RingConfig {
 impl Default for RingConfig {
     fn default() -> RingConfig {
         let send_buffer = Some(256 * 1024);
-        RingConfig { sockets: 1024, entries: 512, buffers: 64, send_buffer, io: Io::Best }
+        RingConfig {
+            sockets: 1024,
+            entries: 512,
+            buffers: RECV_BUFFERS_FREE_MAX,
+            send_buffer,
+            io: Io::Best,
+        }
     }
 }
 

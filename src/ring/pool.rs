@@ -4,6 +4,9 @@
 //! buffer whose parts have all been dropped starts again at its beginning, still in cache; one that is
 //! used up but still referred to waits here, and is taken back when its last part is gone.
 //!
+//! Those that wait are payloads that somebody holds a budget for; those that are free are memory beside
+//! it, so only few of them are kept.
+//!
 //! Deliberately not here: a bound on what the parts keep alive. Whoever holds payloads has the budget,
 //! and compacts small ones (`Payload::compact`).
 
@@ -13,8 +16,14 @@ use bytes::BytesMut;
 
 use crate::limits::RECV_BUFFER;
 
-/// Used-up buffers looked at before a new one is made: enough to get past some that a slow request pins.
-const LOOKS_MAX: usize = 16;
+/// Used-up buffers looked at before a new one is made: enough to get past many that slow requests pin.
+const LOOKS_MAX: usize = 64;
+
+/// Used-up buffers looked at whenever another one comes, so that those that have become free do not pile up.
+const LOOKS: usize = 4;
+
+/// Used-up buffers that wait at most. Beyond it the eldest is freed by whoever drops its last part.
+const SPENT_MAX: usize = 256;
 
 /// What the pool did since the ring was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,24 +32,28 @@ pub struct PoolStats {
     pub allocated: u64,
     /// Times that a buffer was used again from its start.
     pub reused: u64,
-    /// Used-up buffers that were let go because the pool was full.
+    /// Buffers that were let go because enough others were there.
     pub dropped: u64,
-    /// Buffers that wait in the pool now.
+    /// Buffers in the pool now: those that wait and those that are free.
     pub kept: usize,
 }
 
 /// The buffers of one ring that belong to no socket at the moment.
 pub(super) struct Pool {
+    /// Used up, and referred to when they were last looked at; the eldest first.
     spent: VecDeque<BytesMut>,
-    kept_max: usize,
+    /// Whole again. The last one is the one that is still in cache.
+    free: Vec<BytesMut>,
+    free_max: usize,
     stats: PoolStats,
 }
 
 impl Pool {
-    /// An empty pool that keeps up to `kept_max` buffers.
-    pub(super) fn new(kept_max: usize) -> Pool {
-        assert!(kept_max > 0, "a pool that keeps nothing allocates for ever");
-        Pool { spent: VecDeque::with_capacity(kept_max + 1), kept_max, stats: PoolStats::default() }
+    /// An empty pool that keeps up to `free_max` buffers that nobody refers to.
+    pub(super) fn new(free_max: usize) -> Pool {
+        assert!(free_max > 0, "a pool that keeps nothing allocates for ever");
+        let (spent, free) = (VecDeque::with_capacity(SPENT_MAX + 1), Vec::with_capacity(free_max));
+        Pool { spent, free, free_max, stats: PoolStats::default() }
     }
 
     /// A buffer with at least `want` free bytes, preferably the socket's `current` one.
@@ -66,28 +79,56 @@ impl Pool {
     /// Takes a buffer back from a socket.
     pub(super) fn put(&mut self, buffer: BytesMut) {
         self.spent.push_back(buffer);
-        if self.spent.len() > self.kept_max {
+        for _ in 0..LOOKS {
+            if let Some(buffer) = self.look() {
+                self.keep(buffer);
+            }
+        }
+        if self.spent.len() > SPENT_MAX {
             self.spent.pop_front();
             self.stats.dropped += 1;
         }
     }
 
-    /// Counters, and how many buffers wait.
+    /// Counters, and how many buffers are here.
     pub(super) fn stats(&self) -> PoolStats {
-        PoolStats { kept: self.spent.len(), ..self.stats }
+        PoolStats { kept: self.spent.len() + self.free.len(), ..self.stats }
     }
 
     fn take(&mut self) -> BytesMut {
+        if let Some(buffer) = self.free.pop() {
+            return self.again(buffer);
+        }
         for _ in 0..self.spent.len().min(LOOKS_MAX) {
-            let Some(mut buffer) = self.spent.pop_front() else { break };
-            if buffer.try_reclaim(RECV_BUFFER) {
-                self.stats.reused += 1;
-                return buffer;
+            if let Some(buffer) = self.look() {
+                return self.again(buffer);
             }
-            self.spent.push_back(buffer);
         }
         self.stats.allocated += 1;
         BytesMut::with_capacity(RECV_BUFFER)
+    }
+
+    fn again(&mut self, buffer: BytesMut) -> BytesMut {
+        self.stats.reused += 1;
+        buffer
+    }
+
+    /// The eldest of those that wait, if it waits no more; else it is looked at again after the others.
+    fn look(&mut self) -> Option<BytesMut> {
+        let mut buffer = self.spent.pop_front()?;
+        if buffer.try_reclaim(RECV_BUFFER) {
+            return Some(buffer);
+        }
+        self.spent.push_back(buffer);
+        None
+    }
+
+    fn keep(&mut self, buffer: BytesMut) {
+        if self.free.len() < self.free_max {
+            self.free.push(buffer);
+        } else {
+            self.stats.dropped += 1;
+        }
     }
 }
 
@@ -131,17 +172,49 @@ mod tests {
     }
 
     #[test]
-    fn pinned_buffers_do_not_hide_a_free_one_nor_pile_up() {
+    fn pinned_buffers_do_not_hide_a_free_one() {
         let mut pool = Pool::new(3);
         let mut pinned = Vec::new();
-        for _ in 0..5 {
+        for _ in 0..40 {
             let mut buffer = pool.ready(None, 1);
             pinned.push(fill(&mut buffer, 1));
             pool.put(buffer);
         }
-        assert_eq!(pool.stats(), PoolStats { allocated: 5, reused: 0, dropped: 2, kept: 3 });
+        assert_eq!(pool.stats(), PoolStats { allocated: 40, reused: 0, dropped: 0, kept: 40 });
         pinned.pop();
         let _free = pool.ready(None, 1);
-        assert_eq!(pool.stats(), PoolStats { allocated: 5, reused: 1, dropped: 2, kept: 2 });
+        assert_eq!(pool.stats(), PoolStats { allocated: 40, reused: 1, dropped: 0, kept: 39 });
+    }
+
+    #[test]
+    fn free_ones_do_not_pile_up() {
+        let mut pool = Pool::new(3);
+        let mut pinned: Vec<_> = (0..40)
+            .map(|_| {
+                let mut buffer = pool.ready(None, 1);
+                (fill(&mut buffer, 1), pool.put(buffer)).0
+            })
+            .collect();
+        // All are free, and each one that is used up makes the pool look at some.
+        pinned.clear();
+        for _ in 0..40 {
+            let mut buffer = pool.ready(None, RECV_BUFFER);
+            drop(fill(&mut buffer, RECV_BUFFER));
+            pool.put(buffer);
+        }
+        let stats = pool.stats();
+        assert_eq!((stats.allocated, stats.kept), (40, 3), "{stats:?}");
+    }
+
+    #[test]
+    fn those_that_wait_do_not_pile_up() {
+        let mut pool = Pool::new(3);
+        let _pinned: Vec<_> = (0..SPENT_MAX + 5)
+            .map(|_| {
+                let mut buffer = pool.ready(None, 1);
+                (fill(&mut buffer, 1), pool.put(buffer)).0
+            })
+            .collect();
+        assert_eq!((pool.stats().dropped, pool.stats().kept), (5, SPENT_MAX));
     }
 }

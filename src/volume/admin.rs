@@ -288,6 +288,12 @@ impl Volume {
 
     /// In flight → flush → log out → done.
     pub(super) fn check_drain(&mut self, now: Instant) {
+        if self.draining.is_none() {
+            for path in self.leaving.iter() {
+                service::log_out_if_idle(self, now, path);
+            }
+            return;
+        }
         for index in 0..self.links.len() {
             let path = self.links[index].index;
             service::log_out_if_idle(self, now, path);

@@ -27,7 +27,7 @@ pub(super) struct Detour {
 pub(super) fn choose(v: &Volume, now: Instant, path: PathIndex) -> Option<Detour> {
     let link = &v.links[path.get()];
     let turn = link.tries > OWN_TRIES && (link.tries - OWN_TRIES) % 2 == 1;
-    if !turn || link.disabling || now < link.reset_not_before || !provable(v) {
+    if !turn || v.leaving.contains(path) || now < link.reset_not_before || !provable(v) {
         return None;
     }
     // Before the first login only a predecessor's group is known.

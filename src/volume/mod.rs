@@ -201,6 +201,8 @@ pub struct Volume {
     unticketed: VecDeque<(RequestId, BlockRange)>,
     actions: VecDeque<Action>,
     dirty_links: PathSet,
+    /// Paths that an administrator takes out, until their sockets are closed.
+    leaving: PathSet,
     /// Paths that are compared by what clients write.
     content_waits: PathSet,
     /// Reads over paths in service, for paths in question.
@@ -303,6 +305,7 @@ impl Volume {
             unticketed: VecDeque::new(),
             actions: VecDeque::with_capacity(64),
             dirty_links: PathSet::EMPTY,
+            leaving: PathSet::EMPTY,
             content_waits: PathSet::EMPTY,
             reference_reads: Vec::new(),
             content_open: false,
@@ -536,6 +539,12 @@ impl Volume {
             // Of a path that has failed, only once the driver has let go of its old socket.
             if matches!(link.phase, link::Phase::Waiting) {
                 next = next.min(self.engine.retry_at(link.index).unwrap_or(Instant::MAX));
+            }
+        }
+        for path in self.leaving.iter() {
+            let link = &self.links[path.get()];
+            if matches!(link.phase, link::Phase::Up) {
+                next = next.min(link.disable_by);
             }
         }
         next = next.min(health::deadline(self)).min(hedge::deadline(self));

@@ -28,7 +28,7 @@ fn memory_is_locked_as_it_is_touched() {
     open(&daemon).write(0, &[1; 8192]).unwrap();
     let (all, resident) = (kib(&daemon, "VmLck:"), kib(&daemon, "VmRSS:"));
     // Stacks and pools that are only reserved count as locked, and take no memory.
-    assert!(all > 0 && resident < all / 2, "{resident} of {all} KiB are resident");
+    assert!(all > 0 && resident < all / 7, "{resident} of {all} KiB are resident");
     daemon.stop();
 }
 
@@ -38,7 +38,7 @@ fn without_the_privilege_it_runs_and_says_so() {
     let rig = Embedded::start("unlocked");
     let mut daemon = Daemon::launch_with(&rig.scratch, None, &rig.config(""), |mpio| {
         let mut command = Command::new("prlimit");
-        command.arg("--memlock=65536");
+        command.arg("--memlock=8388608");
         if geteuid().is_root() {
             command.args(["setpriv", "--bounding-set=-ipc_lock,-sys_resource"]);
         }
@@ -50,7 +50,7 @@ fn without_the_privilege_it_runs_and_says_so() {
     assert!(!locked(&daemon));
     assert_eq!(kib(&daemon, "VmLck:"), 0);
     let log = daemon.log();
-    says(&log, &["RLIMIT_MEMLOCK is 64 KiB", "LimitMEMLOCK=infinity", "OOMScoreAdjust=-1000"]);
+    says(&log, &["RLIMIT_MEMLOCK is 8192 KiB", "LimitMEMLOCK=infinity", "OOMScoreAdjust=-1000"]);
     assert_eq!(log.matches("writeback").count(), 1, "{log}");
     open(&daemon).write(0, &[1; 8192]).unwrap();
     daemon.stop();

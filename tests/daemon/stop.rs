@@ -28,10 +28,8 @@ fn sigterm_under_load_finishes_what_is_in_flight() {
     // repeated over the other path.
     let patient = "path_timeout = \"30s\"\ncommand_timeout = \"30s\"\nshutdown_timeout = \"60s\"";
     let mut daemon = rig.daemon(patient);
-    // Writes take a while, so that some are in flight for certain.
     for index in 0..2 {
-        let delay = Fault::Delay(Duration::from_millis(300), Duration::from_millis(400));
-        rig.pair.node(index).faults().set("slow", Rule::new(delay).on(Commands::Writes));
+        rig.pair.node(index).faults().set("held", Rule::new(Fault::Hold).on(Commands::Writes));
     }
     let mut client = Raw::open(daemon.export(), "vm0");
     let mut requests = Vec::new();
@@ -48,6 +46,13 @@ fn sigterm_under_load_finishes_what_is_in_flight() {
             == COUNT as u64
     });
     daemon.signal(Signal::SIGTERM);
+    wait_for(Duration::from_secs(20), "the drain", || {
+        daemon.log().contains("draining").then_some(())
+    });
+    for index in 0..2 {
+        rig.pair.node(index).faults().clear();
+        rig.pair.node(index).release();
+    }
     let mut answered = [false; COUNT];
     for _ in 0..COUNT {
         let (error, cookie) = client.reply().expect("what is in flight is answered");

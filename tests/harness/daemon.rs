@@ -196,9 +196,20 @@ impl Daemon {
     /// Resident memory in KiB.
     #[track_caller]
     pub fn resident_kib(&self) -> u64 {
+        self.memory_kib("VmRSS:")
+    }
+
+    /// The most that was ever resident, in KiB.
+    #[track_caller]
+    pub fn most_resident_kib(&self) -> u64 {
+        self.memory_kib("VmHWM:")
+    }
+
+    #[track_caller]
+    fn memory_kib(&self, what: &str) -> u64 {
         let file = format!("/proc/{}/status", self.pid());
         let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
-        let line = text.lines().find(|line| line.starts_with("VmRSS:")).expect("a VmRSS line");
+        let line = text.lines().find(|line| line.starts_with(what)).expect("a line of memory");
         line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
     }
 

@@ -196,3 +196,34 @@ fn ask(
         }
     }
 }
+
+/// What became of a LOGICAL UNIT RESET on one session while a write of another one waited for its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beside {
+    /// The response to the reset.
+    pub reset: Option<u8>,
+    /// The SCSI status of the write, whose data were sent when the reset had been.
+    pub write: Option<u8>,
+    /// The session that had asked for the reset could be logged into again.
+    pub again: bool,
+}
+
+/// Asks it of node A, which is well. The write is longer than any first burst, and what is not read is not answered: so its
+/// session owes the data for as long as nobody waits for anything there.
+#[track_caller]
+pub fn reset_beside(storage: &dyn Storage) -> Beside {
+    let mut names = storage.names(0);
+    let mut old = Nexus::log_in(&names);
+    names.isid[5] = 9;
+    let mut beside = Nexus::log_in(&names);
+    let tag = beside.write(LBA, &noise(1024 * 1024, 4));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!beside.answered(tag), "nobody has read anything");
+    old.reset();
+    std::thread::sleep(Duration::from_millis(300));
+    let write = beside.status_of(tag, 2 * PATIENCE);
+    let reset = old.managed(2 * PATIENCE);
+    drop(old);
+    let again = Nexus::connect(&storage.names(0)).logged_in(2 * PATIENCE);
+    Beside { reset, write, again }
+}

@@ -5,7 +5,7 @@ cd "$(dirname "$0")" || exit 1
 . ./lib.sh
 
 export DM_DISABLE_UDEV=1
-[ -b /dev/ram0 ] || modprobe brd rd_nr=1 rd_size=16384 || die "no brd module"
+[ -b /dev/ram0 ] || modprobe brd rd_nr=2 rd_size=16384 || die "no brd module"
 modprobe -a dm_mod target_core_mod target_core_iblock iscsi_target_mod || die "no modules"
 mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
 size=$((16 * 1024 * 1024))
@@ -41,8 +41,7 @@ trust_identity = true
 path_timeout = "${path_timeout}s"
 command_timeout = "${command_timeout}s"
 TOML
-# Authentication of discovery is one setting for all targets of a kernel, and another script may have asked for it.
-echo 0 >/sys/kernel/config/target/iscsi/discovery_auth/enforce_discovery_auth || die "LIO: cannot open discovery"
+lio_open_discovery
 start_daemon
 say "the device is up"
 

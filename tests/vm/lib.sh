@@ -200,6 +200,25 @@ tgt_kill() { # NODE
   wait "${tgt_pid[$1]}" 2>/dev/null
 }
 
+# tgtd as a storage node inside a network namespace, with units that lie in $run/lunN.img. Equal SERIALs are one unit.
+tgt_node() { # NODE NAMESPACE ADDRESS TARGET SERIAL LUN…
+  local node=$1 namespace=$2 address=$3 target=$4 serial=$5 lun
+  local adm=(tgtadm -C "$node" --lld iscsi)
+  shift 5
+  mkdir -p /run/tgtd
+  ip netns exec "$namespace" tgtd -f -C "$node" --iscsi "portal=$address:3260" >>"$run/tgtd$node.log" 2>&1 &
+  started+=("$!")
+  wait_for 30 "tgtd $node" "${adm[@]}" --op show --mode system
+  "${adm[@]}" --op new --mode target --tid 1 -T "$target" || die "no target $target"
+  for lun in "$@"; do
+    "${adm[@]}" --op new --mode logicalunit --tid 1 --lun "$lun" -b "$run/lun$lun.img" &&
+      "${adm[@]}" --op update --mode logicalunit --tid 1 --lun "$lun" \
+        --params "vendor_id=TEST,product_id=MIRROR,product_rev=0001,scsi_id=TEST-$serial-lun$lun,scsi_sn=${serial}lun$lun" ||
+      die "no LUN $lun on tgtd $node"
+  done
+  "${adm[@]}" --op bind --mode target --tid 1 -I ALL || die "cannot bind tgtd $node"
+}
+
 # A storage network: node NAME behind a veth pair, ours SUBNET.1, the node's SUBNET.10.
 storage_network() { # NAME SUBNET
   ip netns add "$1" &&
@@ -263,14 +282,81 @@ lio_count=0
 
 # The kernel's target over a device-mapper disk: everybody may log in. Equal serials are one unit.
 lio_disk() { # NUMBER ADDRESS TARGET DISK SERIAL
-  local core=/sys/kernel/config/target/core/iblock_$1/$1 tpg=/sys/kernel/config/target/iscsi/$3/tpgt_1
+  lio_backstore "$1" "/dev/mapper/$4" "$5"
+  lio_target "$2" "$3"
+}
+
+lio_backstore() { # NUMBER DEVICE SERIAL: a block device as $core
+  core=/sys/kernel/config/target/core/iblock_$1/$1
   {
-    mkdir -p "$core" && echo "udev_path=/dev/mapper/$4" >"$core/control" &&
-      echo "$5" >"$core/wwn/vpd_unit_serial" && echo 1 >"$core/enable" &&
-      mkdir -p /sys/kernel/config/target/iscsi && mkdir -p "$tpg" &&
+    mkdir -p "$core" && echo "udev_path=$2" >"$core/control" &&
+      echo "$3" >"$core/wwn/vpd_unit_serial" && echo 1 >"$core/enable"
+  } || die "LIO: no backstore over $2"
+}
+
+lio_target() { # ADDRESS TARGET: shows $core as LUN 1
+  local tpg=/sys/kernel/config/target/iscsi/$2/tpgt_1
+  {
+    mkdir -p /sys/kernel/config/target/iscsi && mkdir -p "$tpg" &&
       mkdir "$tpg/lun/lun_1" && ln -s "$core" "$tpg/lun/lun_1/store" &&
       echo 0 >"$tpg/attrib/authentication" && echo 1 >"$tpg/attrib/generate_node_acls" &&
       echo 0 >"$tpg/attrib/demo_mode_write_protect" &&
-      mkdir "$tpg/np/$2:3260" && echo 1 >"$tpg/enable"
-  } || die "LIO: cannot set up $3"
+      mkdir "$tpg/np/$1:3260" && echo 1 >"$tpg/enable"
+  } || die "LIO: cannot set up $2"
+}
+
+# Authentication of discovery is one setting for all targets of a kernel, and another script may have asked for it.
+lio_open_discovery() { echo 0 >/sys/kernel/config/target/iscsi/discovery_auth/enforce_discovery_auth || die "LIO: cannot open discovery"; }
+
+# --- the kernel's own initiator and dm-multipath ------------------------------------------------------
+
+# Debian's own settings, with shorter times; the arguments are one more line for multipath's defaults each.
+kernel_initiator() { # LINE…
+  modprobe -a sd_mod sg iscsi_tcp dm_multipath dm_round_robin dm_service_time crc32c_generic || die "no modules"
+  /lib/systemd/systemd-udevd --daemon || die "no udevd"
+  udevadm trigger --action=add && udevadm settle
+  mkdir -p /etc/iscsi /run/lock/iscsi
+  echo "InitiatorName=iqn.2026-11.test.vm:kernel" >/etc/iscsi/initiatorname.iscsi
+  sed -i -e 's|^iscsid.startup = .*|iscsid.startup = /bin/true|' -e 's|^node.startup = .*|node.startup = manual|' \
+    -e 's|^\(node.session.timeo.replacement_timeout\) = .*|\1 = 5|' \
+    -e 's|^\(node.conn\[0\].timeo.noop_out_[a-z]*\) = .*|\1 = 2|' /etc/iscsi/iscsid.conf
+  iscsid -f >>"$run/iscsid.log" 2>&1 &
+  started+=("$!")
+  {
+    cat <<'CONF'
+defaults {
+	find_multipaths no
+	user_friendly_names yes
+	no_path_retry queue
+	fast_io_fail_tmo 5
+	polling_interval 2
+	max_polling_interval 2
+CONF
+    printf '\t%s\n' "$@"
+    cat <<'CONF'
+}
+blacklist {
+	devnode "^(ram|nbd|vd|loop)"
+}
+CONF
+  } >/etc/multipath.conf
+  multipathd -d -s >>"$run/multipathd.log" 2>&1 &
+  started+=("$!")
+  wait_for 30 "iscsid" grep -q ISCSIADM_ABSTRACT /proc/net/unix
+}
+
+kernel_path() { # TARGET ADDRESS
+  iscsiadm -m discovery -t sendtargets -p "$2:3260" >/dev/null || die "the kernel's discovery fails at $2"
+  iscsiadm -m node -T "$1" -p "$2:3260" --login >/dev/null || die "the kernel cannot log in at $2"
+  udevadm settle
+}
+
+# Whether LUN 1 has its multipath device, with two paths: its name is $dm then.
+mapped() {
+  local name
+  for name in $(dmsetup ls --target multipath | awk '{print $1}'); do
+    [ "$(dmsetup table "$name" | tr ' ' '\n' | grep -c '^8:')" = 2 ] &&
+      multipath -ll "$name" 2>/dev/null | grep -q ':1 sd' && dm=$name && return 0
+  done
+  return 1
 }

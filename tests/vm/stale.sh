@@ -10,71 +10,21 @@ size=$((16 * 1024 * 1024))
 at=$((4 * 1024 * 1024 / 4096)) # the block, in units of 4 KiB
 hold=25
 
-# --- storage: node A's files lie on a disk that can be suspended -------------------------------------
+# --- storage ------------------------------------------------------------------------------------------
 
 storage_network SA 10.78.1
 storage_network SB 10.78.2
 
-node() { # NODE NAMESPACE ADDRESS TARGET
-  local adm=(tgtadm -C "$1" --lld iscsi)
-  mkdir -p /run/tgtd
-  ip netns exec "$2" tgtd -f -C "$1" --iscsi "portal=$3:3260" >>"$run/tgtd$1.log" 2>&1 &
-  started+=("$!")
-  wait_for 30 "tgtd $1" "${adm[@]}" --op show --mode system
-  "${adm[@]}" --op new --mode target --tid 1 -T "$4" || die "no target $4"
-  local lun
-  for lun in 1 2; do
-    "${adm[@]}" --op new --mode logicalunit --tid 1 --lun $lun -b "$run/lun$lun.img" &&
-      "${adm[@]}" --op update --mode logicalunit --tid 1 --lun $lun \
-        --params "vendor_id=TEST,product_id=MIRROR,product_rev=0001,scsi_id=TEST-stale-lun$lun,scsi_sn=stalelun$lun" ||
-      die "no LUN $lun on tgtd $1"
-  done
-  "${adm[@]}" --op bind --mode target --tid 1 -I ALL || die "cannot bind tgtd $1"
-}
 for lun in 1 2; do truncate -s "$size" "$run/lun$lun.img"; done
-node 3 SA 10.78.1.10 "$a"
-node 4 SB 10.78.2.10 "$b"
+tgt_node 3 SA 10.78.1.10 "$a" stale 1 2
+tgt_node 4 SB 10.78.2.10 "$b" stale 1 2
 
 # --- the kernel's stack ------------------------------------------------------------------------------
 
-modprobe -a sd_mod sg iscsi_tcp dm_multipath dm_service_time nbd sch_netem crc32c_generic 2>/dev/null
-/lib/systemd/systemd-udevd --daemon || die "no udevd"
-udevadm trigger --action=add && udevadm settle
-mkdir -p /etc/iscsi /run/lock/iscsi
-echo "InitiatorName=iqn.2026-11.test.vm:kernel" >/etc/iscsi/initiatorname.iscsi
-# Debian's own settings, with shorter times.
-sed -i -e 's|^iscsid.startup = .*|iscsid.startup = /bin/true|' -e 's|^node.startup = .*|node.startup = manual|' \
-  -e 's|^\(node.session.timeo.replacement_timeout\) = .*|\1 = 5|' \
-  -e 's|^\(node.conn\[0\].timeo.noop_out_[a-z]*\) = .*|\1 = 2|' /etc/iscsi/iscsid.conf
-iscsid -f >>"$run/iscsid.log" 2>&1 &
-started+=("$!")
-cat >/etc/multipath.conf <<'CONF'
-defaults {
-	find_multipaths no
-	user_friendly_names yes
-	path_grouping_policy failover
-	no_path_retry queue
-	fast_io_fail_tmo 5
-	polling_interval 2
-	max_polling_interval 2
-}
-blacklist {
-	devnode "^(ram|nbd|vd|loop)"
-}
-CONF
-multipathd -d -s >>"$run/multipathd.log" 2>&1 &
-started+=("$!")
-wait_for 30 "iscsid" grep -q ISCSIADM_ABSTRACT /proc/net/unix
-for network in A:10.78.1.10 B:10.78.2.10; do
-  iscsiadm -m discovery -t sendtargets -p "${network#*:}:3260" >/dev/null || die "the kernel's discovery fails"
-done
-iscsiadm -m node -T "$a" -p 10.78.1.10:3260 --login >/dev/null || die "the kernel cannot log in at A"
-udevadm settle
-iscsiadm -m node -T "$b" -p 10.78.2.10:3260 --login >/dev/null || die "the kernel cannot log in at B"
-udevadm settle
-mapped() { dm=$(dmsetup ls --target multipath | awk '/lun1|mpath/ {print $1}' | while read -r d; do
-  [ "$(dmsetup table "$d" | tr ' ' '\n' | grep -c '^8:')" = 2 ] && serial_is_lun1 "$d" && echo "$d"; done | head -n 1); [ -n "$dm" ]; }
-serial_is_lun1() { multipath -ll "$1" 2>/dev/null | grep -q ':1 sd'; }
+modprobe -a nbd sch_netem || die "no modules"
+kernel_initiator "path_grouping_policy failover"
+kernel_path "$a" 10.78.1.10
+kernel_path "$b" 10.78.2.10
 wait_for 60 "a multipath device with two paths" mapped
 say "dm-multipath: $(multipath -ll "$dm" | tr '\n' ' ')"
 

@@ -560,6 +560,7 @@ fn what_it_would_build() {
     let (config, _) = parse(GOOD).map_err(|e| e[0].to_string()).unwrap();
     let memory = check::memory(&config);
     assert_eq!(memory.payload, 64 << 20);
+    assert!(memory.total() - memory.payload <= 32 << 20, "{memory:?}");
     let text = check::describe(&config);
     for line in [
         "initiator iqn.2026-11.example.host1:mpio\n",

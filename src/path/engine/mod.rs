@@ -289,6 +289,12 @@ impl Engine {
         }
     }
 
+    /// The paths whose sessions were said to have no room for another command.
+    #[must_use]
+    pub fn full(&self) -> PathSet {
+        self.full
+    }
+
     /// The paths that carry I/O: the active ones; if there is none, the suspect ones.
     #[must_use]
     pub fn usable(&self) -> PathSet {

@@ -1,7 +1,7 @@
 //! Payload memory of a lane, shared by the device's clients.
 //!
 //! A request's payload is reserved whole before its first byte is read: the data of a WRITE on its way in,
-//! the answer of a READ until the client takes it. Nobody may hold more than what is then left for the
+//! the answer of a READ until the kernel has taken its last byte: a send in flight holds what it sends. Nobody may hold more than what is then left for the
 //! others: one client can have half of the memory, a second one a quarter, and so on, so that clients that
 //! never read their answers cannot starve the rest. A client whose next request does not fit is not read
 //! from until it does.
@@ -9,15 +9,20 @@
 use crate::base::Instant;
 use crate::limits::REQUESTS_PER_LANE_MAX;
 use crate::volume::Volume;
-use crate::volume::clients::{self, ClientId};
+use crate::volume::clients::{self, Client, ClientId};
 
 /// Before a client's input is looked at: how much it may hold.
 pub(in crate::volume) fn allow(v: &mut Volume, id: ClientId) {
     let (free, slots) = free(v);
     let Some(client) = v.clients.get_mut(id.into()) else { return };
-    let held = client.connection.held();
-    let room = held + share(free, held);
+    let room = client.connection.held() + share(free, held(client));
     client.connection.set_input_budget(room, client.connection.in_flight() + slots);
+}
+
+/// What a client holds: its connection's part, and what is on its way out.
+fn held(client: &mut Client) -> u64 {
+    let leaving = client.connection.tx().handed() - client.left;
+    client.connection.held() + leaving
 }
 
 /// What may be added to `held` so that it does not exceed what is left.
@@ -33,7 +38,7 @@ fn free(v: &Volume) -> (u64, usize) {
 /// After anything that may have changed what a client holds.
 pub(in crate::volume) fn account(v: &mut Volume, id: ClientId) {
     let Some(client) = v.clients.get_mut(id.into()) else { return };
-    let held = client.connection.held();
+    let held = held(client);
     v.payload_held = v.payload_held - client.accounted + held;
     client.accounted = held;
     if client.connection.waits_for().is_some() && !client.blocked {
@@ -59,13 +64,14 @@ pub(in crate::volume) fn serve_line(v: &mut Volume, now: Instant) {
         let nobody_holds = v.payload_held == 0;
         let client = v.clients.get_mut(id.into()).expect("who has gone is not in the line");
         if let Some(need) = client.connection.waits_for().map(u64::from) {
-            let held = client.connection.held();
+            let held = held(client);
             let fits = need <= share(free, held) || held == 0 && (need <= free || nobody_holds);
             if slots == 0 || !fits {
                 v.blocked.push_back(id);
                 continue;
             }
-            client.connection.set_input_budget(held + need, client.connection.in_flight() + slots);
+            let room = client.connection.held() + need;
+            client.connection.set_input_budget(room, client.connection.in_flight() + slots);
         }
         client.blocked = false;
         clients::events(v, now, id);

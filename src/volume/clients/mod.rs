@@ -40,6 +40,8 @@ pub(in crate::volume) struct Client {
     opening: Option<Instant>,
     /// Payload bytes that it is booked with, and whether it waits for more ([`crate::volume::memory`]).
     pub(in crate::volume) accounted: u64,
+    /// Bytes that the driver has taken and the kernel has got, of all that the driver has taken.
+    pub(in crate::volume) left: u64,
     pub(in crate::volume) blocked: bool,
     /// In transmission: counted in `status`.
     pub(in crate::volume) open: bool,
@@ -75,6 +77,7 @@ pub(in crate::volume) fn accept(v: &mut Volume, now: Instant) -> Option<ClientId
         dirty: false,
         opening: None,
         accounted: 0,
+        left: 0,
         blocked: false,
         open: false,
         closing: None,
@@ -117,6 +120,8 @@ pub(in crate::volume) fn received(v: &mut Volume, now: Instant, id: ClientId, ch
 
 /// The driver has sent what it had taken: room for more replies. Whether anybody waited for it.
 pub(in crate::volume) fn sent(v: &mut Volume, now: Instant, id: ClientId) -> bool {
+    let Some(client) = v.clients.get_mut(id.into()) else { return false };
+    client.left = client.connection.tx().handed();
     memory::account(v, id);
     let Some(client) = v.clients.get_mut(id.into()) else { return false };
     if v.blocked.is_empty() && !client.connection.waits_for_sending() {

@@ -231,7 +231,8 @@ pub(in crate::volume) fn renew(v: &mut Volume, now: Instant) {
         let link = &v.links[index];
         let path = link.index;
         let rested = !link.reset_rest.is_zero() && now >= link.reset_not_before;
-        if !rested || !matches!(link.phase, Phase::Up) || link.disabling || v.draining.is_some() {
+        let leaving = v.leaving.contains(path) || v.draining.is_some();
+        if !rested || !matches!(link.phase, Phase::Up) || leaving {
             continue;
         }
         let usable = v.engine.usable();

@@ -41,8 +41,9 @@ pub(in crate::volume) fn run(v: &mut Volume, now: Instant) {
         return;
     }
     v.engine.begin_batch();
-    for link in &v.links {
-        v.engine.set_full(link.index, link.room() == 0);
+    // Whoever takes the last room says so; here those are looked at that had none.
+    for path in v.engine.full().iter() {
+        v.engine.set_full(path, v.links[path.get()].room() == 0);
     }
     assert!(v.unplaced.is_empty(), "a turn leaves nothing behind");
     while let Some(id) = v.ready.pop_front() {
@@ -113,14 +114,15 @@ fn start(v: &mut Volume, now: Instant, id: PartId) -> Started {
     let bytes = part.blocks.saturating_mul(unit.block_size());
     let op = part.verb.op();
     let at = Some(part.lba.saturating_mul(u64::from(unit.block_size())));
-    match v.engine.choose_among(Ask { op, bytes, at }, candidates) {
-        Some(path) => {
+    while let Some(path) = v.engine.choose_among(Ask { op, bytes, at }, candidates) {
+        if v.links[path.get()].room() > 0 {
             send(v, now, id, path, (op, bytes));
-            Started::Yes
+            return Started::Yes;
         }
-        None if candidates == usable => Started::Full,
-        None => Started::No,
+        // It has lost its room by something else than a command: a question of ours, bytes that do not leave.
+        v.engine.set_full(path, true);
     }
+    if candidates == usable { Started::Full } else { Started::No }
 }
 
 fn send(v: &mut Volume, now: Instant, id: PartId, path: PathIndex, (op, bytes): (Op, u32)) {

@@ -189,7 +189,7 @@ fn has_to_ask(v: &Volume, path: PathIndex) -> bool {
     let link = &v.links[path.get()];
     let state = v.engine.state(path);
     let stands_by = state == State::Standby;
-    let leaving = link.disabling || v.draining.is_some();
+    let leaving = v.leaving.contains(path) || v.draining.is_some();
     // A suspect path is asked by what it owes.
     !leaving && state != State::Suspect && (link.alua.port.is_some() || stands_by)
 }

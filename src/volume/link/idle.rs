@@ -51,7 +51,7 @@ pub(in crate::volume) fn timeout(v: &mut Volume, now: Instant, path: PathIndex) 
     if !matches!(link.phase, Phase::Up) || now < link.check.deadline() {
         return;
     }
-    let served = v.engine.state(path).carries_io() && !link.disabling;
+    let served = v.engine.state(path).carries_io() && !v.leaving.contains(path);
     if let Some((tag, by)) = &mut link.check.out {
         let tag = *tag;
         *by = Instant::MAX;
@@ -60,9 +60,13 @@ pub(in crate::volume) fn timeout(v: &mut Volume, now: Instant, path: PathIndex) 
     }
     link.check.at = now + v.spec.tunables.check_interval;
     let lun = link.spec.lun;
+    // What waits for room comes first, or slow answers to questions would keep it waiting for ever.
+    let nothing_waits = v.ready.is_empty();
     let Some(session) = link.session.as_mut() else { return };
     let sent = session.statistics().commands;
-    let idle = std::mem::replace(&mut link.check.sent, sent) == sent && session.in_flight() == 0;
+    let idle = std::mem::replace(&mut link.check.sent, sent) == sent
+        && session.in_flight() == 0
+        && nothing_waits;
     if !served || !idle {
         return;
     }

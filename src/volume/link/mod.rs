@@ -105,7 +105,6 @@ pub(in crate::volume) struct Link {
     pub(in crate::volume) tries: u32,
     /// The present connection leads to another path's portal: for a proof alone.
     pub(in crate::volume) detour: bool,
-    pub(in crate::volume) disabling: bool,
     /// A path that is being disabled and does not become idle is given up then.
     pub(in crate::volume) disable_by: Instant,
     /// When a unit that was another one is looked at again.
@@ -176,7 +175,6 @@ impl Link {
             hops: 0,
             tries: 0,
             detour: false,
-            disabling: false,
             disable_by: Instant::MAX,
             mismatched_until: None,
             rechecking: false,
@@ -234,7 +232,6 @@ impl Link {
         let own = match &self.phase {
             Phase::Waiting => self.mismatched_until.unwrap_or(Instant::MAX),
             Phase::Probing(probing) => probing.deadline(),
-            Phase::Up if self.disabling => self.disable_by.min(self.check.deadline()),
             Phase::Up => self.check.deadline(),
             _ => Instant::MAX,
         };
@@ -290,7 +287,7 @@ pub(in crate::volume) fn timeouts(v: &mut Volume, now: Instant) {
     for index in 0..v.links.len() {
         let path = v.links[index].index;
         let again = v.links[index].mismatched_until.is_some_and(|at| at <= now);
-        let overdue = v.links[index].disabling && v.links[index].disable_by <= now;
+        let overdue = v.leaving.contains(path) && v.links[index].disable_by <= now;
         match &v.links[index].phase {
             Phase::Waiting if v.engine.retry_at(path).is_some_and(|at| at <= now) => {
                 v.engine.transition(now, path, State::Connecting, "");
@@ -468,7 +465,7 @@ pub(in crate::volume) fn socket_closed(v: &mut Volume, now: Instant, path: PathI
     match then {
         Then::Disabled => {
             link.phase = Phase::Disabled;
-            link.disabling = false;
+            v.leaving.remove(path);
         }
         // The engine has set the time; if it has passed, the next turn connects.
         Then::Reconnect => link.phase = Phase::Waiting,
@@ -506,8 +503,8 @@ pub(in crate::volume) fn end(
     if !link.has_socket() {
         return;
     }
-    // A path that was logging out when it was disabled is not `disabling`, but it stays away too.
-    let disabled = link.disabling || v.engine.state(path) == State::Disabled;
+    // A path that was logging out when it was disabled is not `leaving`, but it stays away too.
+    let disabled = v.leaving.contains(path) || v.engine.state(path) == State::Disabled;
     let then = match retry {
         _ if disabled => Then::Disabled,
         Retry::Now => Then::ReconnectNow,

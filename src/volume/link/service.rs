@@ -23,7 +23,7 @@ pub(in crate::volume) fn disable(v: &mut Volume, now: Instant, path: PathIndex) 
         }
         Phase::Up | Phase::Probing(_) => {
             link.phase = Phase::Up;
-            link.disabling = true;
+            v.leaving.insert(path);
             link.rechecking = false;
             link.disable_by = now + v.spec.tunables.shutdown_timeout;
             log_out_if_idle(v, now, path);
@@ -38,7 +38,7 @@ pub(in crate::volume) fn disable(v: &mut Volume, now: Instant, path: PathIndex) 
 pub(in crate::volume) fn enable(v: &mut Volume, now: Instant, path: PathIndex) {
     v.engine.transition(now, path, State::Connecting, "enabled by an administrator");
     let link = &mut v.links[path.get()];
-    link.disabling = false;
+    v.leaving.remove(path);
     match link.phase {
         Phase::Disabled => connect(v, now, path),
         // The old session still ends; the path follows when its socket is closed.
@@ -70,8 +70,9 @@ pub(in crate::volume) fn recheck_now(v: &mut Volume, now: Instant, path: PathInd
 /// A path that is being disabled, or a daemon that ends: log out once nothing is in flight.
 pub(in crate::volume) fn log_out_if_idle(v: &mut Volume, now: Instant, path: PathIndex) {
     let ending = v.draining.as_ref().is_some_and(|d| d.logged_out);
+    let leaving = v.leaving.contains(path);
     let link = &mut v.links[path.get()];
-    if !(link.disabling || ending) || !matches!(link.phase, Phase::Up) {
+    if !(leaving || ending) || !matches!(link.phase, Phase::Up) {
         return;
     }
     let session = link.session.as_mut().expect("a path in service has a session");

@@ -116,7 +116,9 @@ pub struct PortGroups {
 }
 
 impl PortGroups {
-    /// Reads an answer in either format; a descriptor that is not wholly there ends the list.
+    /// Reads an answer in either format; a descriptor without its first 8 bytes ends the list. Of one whose ports are
+    /// cut those count that came: LIO does not count the extended header in the length of its answer and sends 4 bytes
+    /// too few, which are the last port of its last group.
     ///
     /// # Errors
     /// Fewer than 4 bytes.
@@ -131,7 +133,7 @@ impl PortGroups {
         let mut groups = Vec::new();
         while rest.len() >= 8 {
             let ports_end = 8 + 4 * usize::from(rest[7]);
-            let Some(ports) = rest.get(8..ports_end) else { break };
+            let ports = &rest[8..ports_end.min(rest.len())];
             groups.push(PortGroup {
                 group: be16(rest, 2),
                 state: AccessState::from_bits(rest[0]),
@@ -140,7 +142,7 @@ impl PortGroups {
                 status: rest[5],
                 ports: ports.chunks_exact(4).map(|port| be16(port, 2)).collect(),
             });
-            rest = &rest[ports_end..];
+            rest = rest.get(ports_end..).unwrap_or_default();
         }
         let transition_secs = extended.then(|| u8_at(data, 5));
         Ok(PortGroups { transition_secs, groups, available })

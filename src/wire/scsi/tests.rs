@@ -525,9 +525,19 @@ fn port_groups_that_lie() {
         0, 0, 0xff, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0x02, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 9,
     ];
     let parsed = PortGroups::parse(&lying).unwrap();
-    assert_eq!((parsed.groups.len(), parsed.available), (2, 0x1_0003));
+    assert_eq!((parsed.groups.len(), parsed.available), (3, 0x1_0003));
     assert_eq!(parsed.state_of(1), Some((AccessState::Standby, false)));
     assert!(PortGroups::parse(&[0; 3]).is_err());
+    // As LIO (Linux 6.1) answers: the extended header is not in the length, and the last port is not sent.
+    let lio = [
+        0, 0, 0, 24, 0x10, 0, 0, 0, //
+        0, 0x4f, 0, 11, 0, 0, 0, 1, 0, 0, 0, 1, //
+        0x81, 0x4f, 0, 12, 0, 2, 0, 1,
+    ];
+    let parsed = PortGroups::parse(&lio).unwrap();
+    assert_eq!(parsed.state_of(11), Some((AccessState::ActiveOptimized, false)));
+    assert_eq!(parsed.state_of(12), Some((AccessState::ActiveNonOptimized, true)));
+    assert_eq!((&parsed.groups[0].ports[..], &parsed.groups[1].ports[..]), (&[1][..], &[][..]));
     assert_eq!(AccessState::from_bits(7).to_string(), "state 0x7");
     for bits in 0..16 {
         assert_eq!(AccessState::from_bits(bits).bits(), bits);

@@ -6,13 +6,18 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod fio;
+mod goals;
+mod guest;
 mod measure;
 mod plan;
 mod process;
 mod relay;
 mod setup;
+mod table;
 
 use clap::{Parser, Subcommand};
+use goals::Goals;
 use plan::{Effort, MATCHES};
 use process::{BenchError, Cores, Scratch, finish, io};
 use setup::Env;
@@ -27,7 +32,7 @@ struct Arguments {
     #[arg(long)]
     quick: bool,
     /// Seconds of one turn.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 2)]
     seconds: u32,
     /// Turns of each contender; the median counts.
     #[arg(long, default_value_t = 3)]
@@ -35,6 +40,9 @@ struct Arguments {
     /// Only comparisons whose title contains this.
     #[arg(long, default_value = "")]
     only: String,
+    /// Only the virtual machine; its part of benches/RESULTS.md is written anew.
+    #[arg(long, conflicts_with_all = ["quick", "only"])]
+    vm: bool,
     /// Where mpio and mpio-target are; without it they are built, in release.
     #[arg(long, value_name = "DIRECTORY")]
     bin: Option<PathBuf>,
@@ -89,20 +97,49 @@ fn run(arguments: &Arguments) -> Result<(), BenchError> {
         true => Effort { seconds: 1, turns: 1, quick: true },
         false => Effort { seconds: arguments.seconds, turns: arguments.turns, quick: false },
     };
-    let mut results = machine(effort);
-    for one in MATCHES.iter().filter(|one| one.title.contains(&arguments.only)) {
-        results.push_str(&one.play(&env, effort)?);
+    let about = about(effort);
+    let (mut results, mut failed) = (String::new(), Vec::new());
+    if !arguments.vm {
+        let (mut goals, mut sections) = (Goals::default(), String::new());
+        for one in MATCHES.iter().filter(|one| one.title.contains(&arguments.only)) {
+            // What the others gave is not lost.
+            match one.play(&env, effort, &mut goals) {
+                Ok(section) => sections.push_str(&section),
+                Err(error) => failed.push(format!("{}: {error}", one.title)),
+            }
+        }
+        results = format!("{}{}{sections}", head(&about), goals.table());
+    }
+    if arguments.vm || !arguments.quick && guest::is_named(&arguments.only) {
+        match guest::play(&root, &env, effort, &about) {
+            Ok(part) => results.push_str(&part),
+            Err(error) => failed.push(format!("virtual machine: {error}")),
+        }
     }
     print!("{results}");
-    let file = match &arguments.output {
-        Some(file) => Some(file.clone()),
-        None if arguments.quick || !arguments.only.is_empty() => None,
-        None => Some(root.join("benches/RESULTS.md")),
-    };
-    if let Some(file) = file {
-        std::fs::write(&file, results).map_err(io(file.display().to_string()))?;
+    if !failed.is_empty() {
+        return Err(BenchError::Failed(failed.join("\n")));
     }
-    Ok(())
+    let kept = root.join("benches/RESULTS.md");
+    let (file, results) = match &arguments.output {
+        Some(file) => (file.clone(), results),
+        None if arguments.quick || !arguments.only.is_empty() => return Ok(()),
+        None if arguments.vm => {
+            let text = std::fs::read_to_string(&kept).map_err(io(kept.display().to_string()))?;
+            (kept, with_vm(&text, &results))
+        }
+        None => (kept, results),
+    };
+    std::fs::write(&file, results).map_err(io(file.display().to_string()))
+}
+
+/// The results with another part of the virtual machine.
+fn with_vm(results: &str, vm: &str) -> String {
+    let others = match results.find(&format!("{}\n", guest::HEADING)) {
+        Some(at) => &results[..at],
+        None => results,
+    };
+    format!("{}\n\n{vm}", others.trim_end())
 }
 
 fn build(root: &Path) -> Result<PathBuf, BenchError> {
@@ -113,8 +150,16 @@ fn build(root: &Path) -> Result<PathBuf, BenchError> {
     Ok(target.join("release"))
 }
 
+/// The start of the results.
+fn head(about: &str) -> String {
+    format!(
+        "# Results\n\n{about} Ratios are first : second, IOPS more is better, CPU and p50 less is better. Every load \
+         was run once with verified content before. [README.md](README.md) says how to read them.\n\n"
+    )
+}
+
 /// Date, kernel, processor, and how busy the machine was with other things.
-fn machine(effort: Effort) -> String {
+fn about(effort: Effort) -> String {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -135,11 +180,22 @@ fn machine(effort: Effort) -> String {
         _ => "",
     };
     format!(
-        "# Results\n\n{}, Linux {}, {count} x {model}, load average before {load}; {} s per turn, {turns}. \
-         Ratios are first : second, IOPS more is better, CPU and p50 less is better. Every load was run once \
-         with verified content before. [README.md](README.md) says how to read them.{busy}\n\n",
+        "{}, Linux {}, {count} x {model}, load average before {load}; {} s per turn, {turns}.{busy}",
         date.unwrap_or_default().trim(),
         read("/proc/sys/kernel/osrelease").trim(),
         effort.seconds
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_part_of_the_virtual_machine_is_replaced() {
+        let vm = format!("{}\n\nnew\n", guest::HEADING);
+        let first = with_vm("# Results\n\ntable\n\n", &vm);
+        assert_eq!(first, format!("# Results\n\ntable\n\n{vm}"));
+        assert_eq!(with_vm(&first.replace("new", "old"), &vm), first);
+    }
 }

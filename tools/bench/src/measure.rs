@@ -1,5 +1,6 @@
 //! One load on one contender, and what comes of several turns.
 
+use crate::fio;
 use crate::process::{BenchError, command, finish};
 use crate::setup::{Env, Server};
 use serde_json::Value;
@@ -44,21 +45,42 @@ pub struct Measured {
     pub cpu: f64,
 }
 
+/// Who makes the load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generator {
+    /// `mpio bench`.
+    Mpio,
+    /// fio's nbd engine.
+    Fio,
+}
+
 /// Somebody who is measured.
 #[derive(Debug)]
 pub enum Contender {
-    /// By `mpio bench`.
-    Nbd(&'static str, Server),
+    /// A server of NBD.
+    Nbd {
+        /// For people.
+        name: &'static str,
+        /// What serves.
+        server: Server,
+        /// Who makes the load.
+        by: Generator,
+        /// It has carried large requests for a minute before it is measured.
+        aged: bool,
+    },
     /// `iscsi-perf`, which is generator and initiator in one, against this URL.
     Perf(String),
 }
+
+/// How long an aged contender has carried large requests, seconds.
+const AGE: u32 = 60;
 
 impl Contender {
     /// For people.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Contender::Nbd(name, _) => name,
+            Contender::Nbd { name, .. } => name,
             Contender::Perf(_) => "iscsi-perf",
         }
     }
@@ -68,13 +90,28 @@ impl Contender {
     /// # Errors
     /// When a byte is wrong, or it fails.
     pub fn verify(&self, env: &Env, load: Load) -> Result<(), BenchError> {
-        let Contender::Nbd(name, server) = self else { return Ok(()) };
+        let Contender::Nbd { name, server, by, .. } = self else { return Ok(()) };
+        if *by == Generator::Fio {
+            return fio::verify(env, server, load);
+        }
         let json = bench(env, server, Load { write: true, ..load }, 1, &["--verify"])?;
         let (compared, wrong) = (&json["verified"]["compared"], &json["verified"]["wrong"]);
         if wrong == 0 && compared.as_u64() > Some(0) {
             return Ok(());
         }
         Err(BenchError::Failed(format!("{name}: {compared} blocks compared, {wrong} wrong")))
+    }
+
+    /// Does before all measurements what makes it what it is.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn prepare(&self, env: &Env, quick: bool) -> Result<(), BenchError> {
+        let Contender::Nbd { server, aged: true, .. } = self else { return Ok(()) };
+        let large = Load { write: false, size: "128k", depth: 16, connections: 1 };
+        let seconds = if quick { 1 } else { AGE };
+        let mixed = ["--mixed=50", "--destructive", "--force"];
+        bench(env, server, large, seconds, &mixed).map(|_| ())
     }
 
     /// One turn of so many seconds.
@@ -84,7 +121,10 @@ impl Contender {
     pub fn measure(&self, env: &Env, load: Load, seconds: u32) -> Result<Measured, BenchError> {
         match self {
             Contender::Perf(url) => perf(env, url, load, seconds),
-            Contender::Nbd(_, server) => {
+            Contender::Nbd { server, by: Generator::Fio, .. } => {
+                fio::measure(env, server, load, seconds)
+            }
+            Contender::Nbd { server, by: Generator::Mpio, .. } => {
                 let pid = server.pid.to_string();
                 let json = bench(env, server, load, seconds, &["--cpu-of", &pid])?;
                 let number = |value: &Value| value.as_f64().unwrap_or(0.0);
@@ -155,6 +195,15 @@ impl Spread {
         let (least, most) = (*values.first()?, *values.last()?);
         let median = f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2]);
         Some(Spread { median, least, most })
+    }
+
+    /// For people, with the spread if there is one.
+    #[must_use]
+    pub fn ratio(&self) -> String {
+        if self.least == self.most {
+            return format!("{:.2}", self.median);
+        }
+        format!("{:.2} ({:.2}-{:.2})", self.median, self.least, self.most)
     }
 }
 

@@ -1,8 +1,10 @@
 //! Who is measured beside whom, with which loads.
 
-use crate::measure::{Contender, Load, Measured, Spread};
+use crate::goals::{Goal, Goals, cpu, iops, p50};
+use crate::measure::{Contender, Generator, Load};
 use crate::process::{BenchError, Cores};
-use crate::setup::{Env, Server, Storage};
+use crate::setup::{Env, PLAIN, Server, Setup, Storage};
+use crate::table::{self, Turns};
 use std::fmt::Write as _;
 
 /// How long and how often.
@@ -16,45 +18,83 @@ pub struct Effort {
     pub quick: bool,
 }
 
-const fn load(write: bool, size: &'static str, depth: u32, connections: u32) -> Load {
-    Load { write, size, depth, connections }
+/// A load, and what the ratios are to be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Row(Load, &'static [Goal]);
+
+const fn read(size: &'static str, depth: u32, connections: u32, goals: &'static [Goal]) -> Row {
+    Row(Load { write: false, size, depth, connections }, goals)
 }
 
-const SMALL: &[Load] = &[
-    load(false, "4k", 32, 1),
-    load(true, "4k", 32, 1),
-    load(false, "4k", 1, 1),
-    load(true, "4k", 1, 1),
-    load(false, "4k", 8, 1),
-    load(true, "4k", 8, 1),
-    load(false, "4k", 128, 1),
-    load(true, "4k", 128, 1),
-    load(false, "128k", 16, 1),
-    load(true, "128k", 16, 1),
+const fn write(size: &'static str, depth: u32, connections: u32, goals: &'static [Goal]) -> Row {
+    Row(Load { write: true, size, depth, connections }, goals)
+}
+
+/// Beside `qemu-nbd`, everybody on one core.
+const ONE_CORE: &[Row] = &[
+    read("4k", 32, 1, &[iops(7.0), cpu(1.0 / 9.0)]),
+    write("4k", 32, 1, &[iops(7.0), cpu(1.0 / 9.0)]),
+    read("4k", 1, 1, &[cpu(0.45), p50(0.65)]),
+    write("4k", 1, 1, &[cpu(0.45), p50(0.65)]),
+    read("4k", 8, 1, &[]),
+    write("4k", 8, 1, &[]),
+    read("4k", 128, 1, &[]),
+    write("4k", 128, 1, &[]),
+    read("128k", 16, 1, &[iops(2.0), cpu(0.5)]),
+    write("128k", 16, 1, &[iops(2.0), cpu(0.5)]),
 ];
-const FOUR: &[Load] = &[load(false, "4k", 32, 4), load(true, "4k", 32, 4)];
-const PATHS: &[Load] = &[
-    load(false, "4k", 8, 1),
-    load(false, "4k", 32, 1),
-    load(true, "4k", 8, 1),
-    load(true, "4k", 32, 1),
+const TWO_CORES: &[Row] = &[
+    read("4k", 1, 1, &[]),
+    write("4k", 1, 1, &[]),
+    read("4k", 8, 1, &[]),
+    write("4k", 8, 1, &[]),
+    read("4k", 32, 1, &[]),
+    write("4k", 32, 1, &[]),
+    read("4k", 128, 1, &[]),
+    write("4k", 128, 1, &[]),
+    read("128k", 16, 1, &[iops(2.0), cpu(0.5)]),
+    write("128k", 16, 1, &[iops(2.0), cpu(0.5)]),
 ];
-const DIGESTS: &[Load] = &[
-    load(false, "4k", 32, 1),
-    load(true, "4k", 32, 1),
-    load(false, "128k", 16, 1),
-    load(true, "128k", 16, 1),
+/// 128 requests in flight, and 128 on each connection.
+const FOUR: &[Row] = &[
+    read("4k", 32, 4, &[iops(6.0)]),
+    write("4k", 32, 4, &[iops(6.0)]),
+    read("4k", 128, 4, &[iops(6.0)]),
+    write("4k", 128, 4, &[iops(6.0)]),
 ];
-const READ: &[Load] = &[load(false, "4k", 32, 1)];
-const FLOOR: &[Load] = &[
-    load(false, "4k", 1, 1),
-    load(false, "4k", 32, 1),
-    load(true, "4k", 32, 1),
-    load(false, "128k", 16, 1),
+const FIO: &[Row] = &[read("4k", 32, 1, &[iops(4.0)]), write("4k", 32, 1, &[iops(4.0)])];
+const SPINNING: &[Row] = &[read("4k", 1, 1, &[p50(0.45)]), write("4k", 1, 1, &[p50(0.45)])];
+const PATHS: &[Row] = &[
+    read("4k", 8, 1, &[iops(0.9)]),
+    write("4k", 8, 1, &[iops(0.9)]),
+    read("4k", 32, 1, &[iops(0.9)]),
+    write("4k", 32, 1, &[iops(0.9)]),
+];
+/// Time per request within 15 %.
+const FLAT: &[Row] = &[
+    read("4k", 32, 1, &[iops(1.0 / 1.15)]),
+    write("4k", 32, 1, &[iops(1.0 / 1.15)]),
+    read("4k", 1, 1, &[iops(1.0 / 1.15)]),
+];
+const AGED: &[Row] = &[read("4k", 32, 1, &[iops(0.9)]), write("4k", 32, 1, &[iops(0.9)])];
+const LANES: &[Row] = &[read("4k", 32, 4, &[cpu(1.1)]), write("4k", 32, 4, &[cpu(1.1)])];
+const DIGESTS: &[Row] = &[
+    read("4k", 32, 1, &[iops(0.85)]),
+    write("4k", 32, 1, &[iops(0.85)]),
+    read("128k", 16, 1, &[iops(0.75)]),
+    write("128k", 16, 1, &[iops(0.75)]),
+];
+const DIRECT: &[Row] = &[read("4k", 32, 1, &[iops(1.0)])];
+const TGTD: &[Row] = &[read("4k", 32, 1, &[])];
+const FLOOR: &[Row] = &[
+    read("4k", 1, 1, &[]),
+    read("4k", 32, 1, &[]),
+    write("4k", 32, 1, &[]),
+    read("128k", 16, 1, &[]),
 ];
 
 /// Two contenders and their loads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Match {
     /// What is compared.
     pub title: &'static str,
@@ -64,17 +104,19 @@ pub struct Match {
     second: Who,
     /// Behind both.
     storage: Behind,
-    /// Loads.
-    loads: &'static [Load],
-    /// How many of the loads the quick form takes.
+    /// Loads and goals.
+    rows: &'static [Row],
+    /// How many of the rows the quick form takes.
     quick: usize,
     /// Processors.
     cores: Cores,
+    /// Who makes the load.
+    by: Generator,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Who {
-    Mpio { paths: usize, digests: bool },
+    Mpio(Setup),
     Qemu,
     Perf,
     Nbdkit,
@@ -87,90 +129,143 @@ enum Behind {
     Tgtd,
 }
 
-const MPIO: Who = Who::Mpio { paths: 1, digests: false };
+const MPIO: Who = Who::Mpio(PLAIN);
+const TWO_LANES: Setup = Setup { name: "mpio, two lanes", lanes: 2, ..PLAIN };
+const TWO_PATHS: Setup = Setup { name: "mpio, two paths", paths: 2, ..PLAIN };
+
+/// The embedded target, one core, `mpio bench`: what most have in common.
+const USUAL: Match = Match {
+    title: "",
+    first: MPIO,
+    second: Who::Qemu,
+    storage: Behind::Embedded,
+    rows: &[],
+    quick: 1,
+    cores: Cores::One,
+    by: Generator::Mpio,
+};
 
 /// Everything, in the order of the results.
-pub const MATCHES: [Match; 9] = [
+pub const MATCHES: [Match; 17] = [
     Match {
         title: "mpio : qemu-nbd with libiscsi, embedded target, one core for all",
-        first: MPIO,
-        second: Who::Qemu,
-        storage: Behind::Embedded,
-        loads: SMALL,
+        rows: ONE_CORE,
         quick: 3,
-        cores: Cores::One,
+        ..USUAL
     },
     Match {
         title: "mpio : qemu-nbd with libiscsi, embedded target, two cores",
-        first: MPIO,
-        second: Who::Qemu,
-        storage: Behind::Embedded,
-        loads: SMALL,
+        rows: TWO_CORES,
         quick: 0,
         cores: Cores::Two,
+        ..USUAL
     },
     Match {
         title: "mpio : qemu-nbd with libiscsi, four connections, two cores",
-        first: MPIO,
-        second: Who::Qemu,
-        storage: Behind::Embedded,
-        loads: FOUR,
-        quick: 1,
+        rows: FOUR,
         cores: Cores::Two,
+        ..USUAL
+    },
+    Match {
+        title: "mpio with two lanes : qemu-nbd with libiscsi, four connections, two cores",
+        first: Who::Mpio(TWO_LANES),
+        rows: FOUR,
+        quick: 0,
+        cores: Cores::Two,
+        ..USUAL
+    },
+    Match {
+        title: "mpio : qemu-nbd with libiscsi under fio, one core for all",
+        rows: FIO,
+        by: Generator::Fio,
+        ..USUAL
+    },
+    Match {
+        title: "mpio that spins for 100 us : qemu-nbd with libiscsi, two cores",
+        first: Who::Mpio(Setup { name: "mpio, spinning", spin: "100us", ..PLAIN }),
+        rows: SPINNING,
+        cores: Cores::Two,
+        ..USUAL
     },
     Match {
         title: "two paths, round-robin : one path, one core",
-        first: Who::Mpio { paths: 2, digests: false },
+        first: Who::Mpio(TWO_PATHS),
         second: MPIO,
-        storage: Behind::Embedded,
-        loads: PATHS,
-        quick: 1,
-        cores: Cores::One,
+        rows: PATHS,
+        ..USUAL
+    },
+    Match {
+        title: "32 paths : 2 paths, round-robin, one core",
+        first: Who::Mpio(Setup { name: "mpio, 32 paths", paths: 32, ..PLAIN }),
+        second: Who::Mpio(TWO_PATHS),
+        rows: FLAT,
+        ..USUAL
+    },
+    Match {
+        title: "64 devices of two paths, load on one : one device, one core",
+        first: Who::Mpio(Setup { name: "mpio, 64 devices", devices: 64, ..TWO_PATHS }),
+        second: Who::Mpio(TWO_PATHS),
+        rows: FLAT,
+        ..USUAL
+    },
+    Match {
+        title: "after a minute of 128 KiB reads and writes : fresh, one core",
+        first: Who::Mpio(Setup { name: "mpio, aged", aged: true, ..PLAIN }),
+        second: MPIO,
+        rows: AGED,
+        ..USUAL
+    },
+    Match {
+        title: "two lanes : one lane, four connections, two cores",
+        first: Who::Mpio(TWO_LANES),
+        second: MPIO,
+        rows: LANES,
+        cores: Cores::Two,
+        ..USUAL
     },
     Match {
         title: "both digests : none, one core",
-        first: Who::Mpio { paths: 1, digests: true },
+        first: Who::Mpio(Setup { name: "mpio, digests", digests: true, ..PLAIN }),
         second: MPIO,
-        storage: Behind::Embedded,
-        loads: DIGESTS,
-        quick: 1,
-        cores: Cores::One,
+        rows: DIGESTS,
+        ..USUAL
     },
     Match {
         title: "mpio : iscsi-perf (no NBD hop), tgtd, two cores",
-        first: MPIO,
         second: Who::Perf,
         storage: Behind::Tgtd,
-        loads: READ,
-        quick: 1,
+        rows: DIRECT,
         cores: Cores::Two,
+        ..USUAL
+    },
+    Match {
+        title: "mpio : iscsi-perf (no NBD hop), tgtd on a core of its own",
+        second: Who::Perf,
+        storage: Behind::Tgtd,
+        rows: DIRECT,
+        quick: 0,
+        cores: Cores::Apart,
+        ..USUAL
     },
     Match {
         title: "mpio : qemu-nbd with libiscsi, tgtd, two cores",
-        first: MPIO,
-        second: Who::Qemu,
         storage: Behind::Tgtd,
-        loads: READ,
+        rows: TGTD,
         quick: 0,
         cores: Cores::Two,
+        ..USUAL
     },
     Match {
         title: "mpio : nbdkit memory (no iSCSI hop), one core",
-        first: MPIO,
         second: Who::Nbdkit,
-        storage: Behind::Embedded,
-        loads: FLOOR,
-        quick: 1,
-        cores: Cores::One,
+        rows: FLOOR,
+        ..USUAL
     },
     Match {
         title: "mpio : a byte relay before nbdkit (what any proxy costs at least), one core",
-        first: MPIO,
         second: Who::Relay,
-        storage: Behind::Embedded,
-        loads: FLOOR,
-        quick: 1,
-        cores: Cores::One,
+        rows: FLOOR,
+        ..USUAL
     },
 ];
 
@@ -179,105 +274,64 @@ impl Match {
     ///
     /// # Errors
     /// When a contender does not come up, fails, or gives back other bytes than were written.
-    pub fn play(&self, env: &Env, effort: Effort) -> Result<String, BenchError> {
-        let count = if effort.quick { self.quick } else { self.loads.len() };
+    pub fn play(&self, env: &Env, effort: Effort, goals: &mut Goals) -> Result<String, BenchError> {
+        let count = if effort.quick { self.quick } else { self.rows.len() };
         if count == 0 {
             return Ok(String::new());
         }
         let env = &Env { cores: self.cores, ..env.clone() };
+        let target = &Env { cores: self.cores.of_target(), ..env.clone() };
         let storage = match self.storage {
-            Behind::Embedded => Storage::embedded(env)?,
-            Behind::Tgtd => Storage::tgtd(env)?,
+            Behind::Embedded => Storage::embedded(target)?,
+            Behind::Tgtd => Storage::tgtd(target)?,
         };
-        let pair = [self.first.start(env, &storage)?, self.second.start(env, &storage)?];
-        let mut out = format!("## {}\n\n{}", self.title, head(&pair));
-        for load in &self.loads[..count] {
-            let row = turns(env, &pair, *load, effort)?;
-            eprintln!("{}: {row}", self.title);
-            let _ = writeln!(out, "{row}");
+        let pair = [
+            self.contender(self.first, env, &storage)?,
+            self.contender(self.second, env, &storage)?,
+        ];
+        let rows = &self.rows[..count];
+        for contender in &pair {
+            for Row(load, _) in rows {
+                contender.verify(env, *load)?;
+            }
+        }
+        for contender in &pair {
+            contender.prepare(env, effort.quick)?;
+        }
+        let mut out =
+            format!("## {}\n\n{}", self.title, table::head(pair.each_ref().map(Contender::name)));
+        for Row(load, wanted) in rows {
+            let turns = play(env, &pair, *load, effort)?;
+            let text = turns.text(*load, wanted);
+            eprintln!("{}: {text}", self.title);
+            let _ = writeln!(out, "{text}");
+            for goal in *wanted {
+                goals.add(self.title, load.name(), *goal, turns.ratio(goal.figure));
+            }
         }
         Ok(out + "\n")
     }
-}
 
-impl Who {
-    fn start(self, env: &Env, storage: &Storage) -> Result<Contender, BenchError> {
-        Ok(match self {
-            Who::Mpio { paths, digests } => {
-                let name = match (paths, digests) {
-                    (1, false) => "mpio",
-                    (_, false) => "mpio, two paths",
-                    (_, true) => "mpio, digests",
-                };
-                Contender::Nbd(name, Server::mpio(env, storage, paths, digests)?)
-            }
-            Who::Qemu => Contender::Nbd("qemu-nbd", Server::qemu(env, storage)?),
+    fn contender(&self, who: Who, env: &Env, storage: &Storage) -> Result<Contender, BenchError> {
+        let by = self.by;
+        let nbd = |name, server, aged| Contender::Nbd { name, server, by, aged };
+        Ok(match who {
+            Who::Mpio(setup) => nbd(setup.name, Server::mpio(env, storage, &setup)?, setup.aged),
+            Who::Qemu => nbd("qemu-nbd", Server::qemu(env, storage)?, false),
             Who::Perf => Contender::Perf(storage.url()),
-            Who::Nbdkit => Contender::Nbd("nbdkit", Server::nbdkit(env)?),
-            Who::Relay => Contender::Nbd("relay", Server::relay(env)?),
+            Who::Nbdkit => nbd("nbdkit", Server::nbdkit(env)?, false),
+            Who::Relay => nbd("relay", Server::relay(env)?, false),
         })
     }
 }
 
-fn head(pair: &[Contender; 2]) -> String {
-    let columns =
-        pair.iter().map(|c| format!(" {}: IOPS, p50 / p99 us, CPU us/request |", c.name()));
-    let columns: String = columns.collect();
-    format!(
-        "| load | IOPS | CPU | p50 |{columns}\n|---|---|---|---|{}\n",
-        "---|".repeat(pair.len())
-    )
-}
-
 /// Each contender in turn, so that a machine that changes meanwhile changes for both.
-fn turns(
-    env: &Env,
-    pair: &[Contender; 2],
-    load: Load,
-    effort: Effort,
-) -> Result<String, BenchError> {
-    for contender in pair {
-        contender.verify(env, load)?;
-    }
+fn play(env: &Env, pair: &[Contender; 2], load: Load, effort: Effort) -> Result<Turns, BenchError> {
     let mut results = [Vec::new(), Vec::new()];
     for _ in 0..effort.turns {
         for (contender, results) in pair.iter().zip(&mut results) {
             results.push(contender.measure(env, load, effort.seconds)?);
         }
     }
-    let ratio = |value: fn(&Measured) -> f64| {
-        let each = results[0].iter().zip(&results[1]).map(|(a, b)| value(a) / value(b));
-        Spread::of(each.filter(|ratio| ratio.is_finite() && *ratio > 0.0)).map_or(
-            "-".to_owned(),
-            |r| match effort.turns {
-                1 => format!("**{:.2}**", r.median),
-                _ => format!("**{:.2}** ({:.2}-{:.2})", r.median, r.least, r.most),
-            },
-        )
-    };
-    let mut row = format!(
-        "| {} | {} | {} | {} |",
-        load.name(),
-        ratio(|m| m.iops),
-        ratio(|m| m.cpu),
-        ratio(|m| m.p50)
-    );
-    for measured in &results {
-        let middle = |value: fn(&Measured) -> f64| {
-            Spread::of(measured.iter().map(value)).map_or(0.0, |spread| spread.median)
-        };
-        let iops = middle(|m| m.iops);
-        let _ = if middle(|m| m.p50) > 0.0 {
-            write!(
-                row,
-                " {iops:.0}, {:.0} / {:.0}, {:.2} |",
-                middle(|m| m.p50),
-                middle(|m| m.p99),
-                middle(|m| m.cpu)
-            )
-        } else {
-            write!(row, " {iops:.0} |")
-        };
-    }
-    Ok(row)
+    Ok(Turns(results))
 }

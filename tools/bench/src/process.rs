@@ -38,15 +38,28 @@ pub enum Cores {
     One,
     /// Two: pipelining, and the price of waking another core.
     Two,
+    /// The target on one, as on another host, and generator and initiator on the other: the scheduler has no say
+    /// in whom the target's answers stop.
+    Apart,
 }
 
 impl Cores {
-    /// As `taskset` takes it.
+    /// Those of generator and initiator, as `taskset` takes them.
     #[must_use]
     pub fn list(self) -> &'static str {
         match self {
             Cores::One => "0",
             Cores::Two => "0,1",
+            Cores::Apart => "1",
+        }
+    }
+
+    /// Where the target runs.
+    #[must_use]
+    pub fn of_target(self) -> Cores {
+        match self {
+            Cores::One | Cores::Apart => Cores::One,
+            Cores::Two => Cores::Two,
         }
     }
 }
@@ -151,6 +164,22 @@ pub fn finish(what: &str, command: &mut Command) -> Result<String, BenchError> {
     }
     let stderr = String::from_utf8_lossy(&output.stderr);
     Err(BenchError::Failed(format!("{what}: {}: {}{stdout}", output.status, stderr.trim())))
+}
+
+/// Processor time that the process has had, user and system, nanoseconds.
+///
+/// # Errors
+/// When there is no such process.
+pub fn cpu_ns(pid: u32) -> Result<u64, BenchError> {
+    let tasks = format!("/proc/{pid}/task");
+    let mut sum = 0;
+    for task in std::fs::read_dir(&tasks).map_err(io(&tasks))? {
+        let file = task.map_err(io(&tasks))?.path().join("schedstat");
+        // A thread may end meanwhile.
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        sum += text.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(sum)
 }
 
 /// A directory of our own, removed at the end.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Size of every disk, MiB.
-const SIZE_MIB: u32 = 256;
+pub const SIZE_MIB: u32 = 256;
 /// The embedded targets' names.
 const TARGETS: [&str; 2] = ["iqn.2026-11.example.san:ha1", "iqn.2026-11.example.san:ha1partner"];
 /// The name of `tgtd`'s target.
@@ -114,6 +114,29 @@ fn free_port() -> Result<u16, BenchError> {
     Ok(listener.local_addr().map_err(io("127.0.0.3"))?.port())
 }
 
+/// How an `mpio` is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setup {
+    /// For people.
+    pub name: &'static str,
+    /// Paths of each device. Beyond one per node, from a source address each.
+    pub paths: usize,
+    /// Header and data digests.
+    pub digests: bool,
+    /// Lanes of each device.
+    pub lanes: u32,
+    /// A lane looks for answers this long before it sleeps.
+    pub spin: &'static str,
+    /// Devices over the same unit; the first one is measured.
+    pub devices: usize,
+    /// It has carried large requests for a minute before it is measured.
+    pub aged: bool,
+}
+
+/// One device, one path, and every tunable as it is by default.
+pub const PLAIN: Setup =
+    Setup { name: "mpio", paths: 1, digests: false, lanes: 1, spin: "0", devices: 1, aged: false };
+
 /// Something that serves NBD.
 #[derive(Debug)]
 pub struct Server {
@@ -126,20 +149,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// `mpio` over the first `paths` paths of `storage`.
+    /// `mpio` before `storage`.
     ///
     /// # Errors
     /// When it does not come up.
-    pub fn mpio(
-        env: &Env,
-        storage: &Storage,
-        paths: usize,
-        digests: bool,
-    ) -> Result<Server, BenchError> {
+    pub fn mpio(env: &Env, storage: &Storage, setup: &Setup) -> Result<Server, BenchError> {
         let socket = env.socket("mpio");
         let control = socket.with_extension("control");
         let config = socket.with_extension("toml");
-        let text = config_text(&socket, &storage.paths[..paths], storage.lun, digests);
+        let text = config_text(&socket, storage, setup);
         std::fs::write(&config, text).map_err(io(config.display().to_string()))?;
         let mut command = env.own("mpio");
         command.arg("serve").arg("--config").arg(&config).arg("--control").arg(&control);
@@ -148,10 +166,12 @@ impl Server {
         let mut process = Running::start("mpio", command, &env.directory)?;
         let ask = || {
             let mut command = env.own("mpio");
-            command.args(["status", "vm0", "--json", "--control"]).arg(&control);
+            command.args(["status", "--json", "--control"]).arg(&control);
             let text = finish("mpio status", &mut command).ok()?;
             let status: serde_json::Value = serde_json::from_str(&text).ok()?;
-            (status["devices"][0]["state"] == "ok").then_some(())
+            let devices = status["devices"].as_array()?;
+            let all = devices.len() == setup.devices && devices.iter().all(|d| d["state"] == "ok");
+            all.then_some(())
         };
         process.until(|_| ask())?;
         let uri = format!("nbd+unix:///vm0?socket={}", socket.display());
@@ -212,23 +232,59 @@ impl Server {
     }
 }
 
-fn config_text(socket: &Path, paths: &[(String, String)], lun: u32, digests: bool) -> String {
+/// The first `count` ways to `nodes` nodes: which node, and from which address. Beyond one to each node, each
+/// comes from an address of its own.
+fn ways(nodes: usize, count: usize) -> Vec<(usize, Option<String>)> {
+    let source = |index: usize| (count > nodes).then(|| format!("127.0.1.{}", index / nodes + 1));
+    (0..count).map(|index| (index % nodes, source(index))).collect()
+}
+
+fn config_text(socket: &Path, storage: &Storage, setup: &Setup) -> String {
     let name = socket.file_stem().unwrap_or_default().to_string_lossy();
     let pid = std::process::id();
     let mut text = format!("[initiator]\nname = \"iqn.2026-11.bench:{name}.p{pid}\"\n");
-    let digest = if digests { "crc32c" } else { "none" };
-    for (index, (portal, _)) in paths.iter().enumerate() {
+    let digest = if setup.digests { "crc32c" } else { "none" };
+    let mut targets: Vec<&str> = Vec::new();
+    for (index, (node, source)) in ways(storage.paths.len(), setup.paths).iter().enumerate() {
+        let (portal, target) = &storage.paths[*node];
+        let source = source.as_ref().map_or(String::new(), |ip| format!("source = \"{ip}\"\n"));
         text.push_str(&format!(
-            "[[portal]]\nname = \"p{index}\"\naddress = \"{portal}\"\n\
-             header_digest = \"{digest}\"\ndata_digest = \"{digest}\"\n"
+            "[[portal]]\nname = \"p{index}\"\naddress = \"{portal}\"\n{source}discovery = false\n\
+             targets = [\"{target}\"]\nheader_digest = \"{digest}\"\ndata_digest = \"{digest}\"\n"
+        ));
+        if !targets.contains(&target.as_str()) {
+            targets.push(target);
+        }
+    }
+    let targets =
+        targets.iter().map(|target| format!("\"{target}\"")).collect::<Vec<_>>().join(", ");
+    for device in 0..setup.devices {
+        // The first one's socket is the one that was asked for.
+        let export = match device {
+            0 => socket.display().to_string(),
+            n => socket.with_extension(format!("{n}.sock")).display().to_string(),
+        };
+        text.push_str(&format!(
+            "[[device]]\nname = \"vm{device}\"\ntargets = [{targets}]\nlun = {}\ntrust_identity = true\n\
+             export = \"unix:{export}\"\nlanes = {}\nspin = \"{}\"\nshared = {}\n",
+            storage.lun,
+            setup.lanes,
+            setup.spin,
+            setup.devices > 1
         ));
     }
-    let targets: Vec<String> = paths.iter().map(|(_, target)| format!("\"{target}\"")).collect();
-    text.push_str(&format!(
-        "[[device]]\nname = \"vm0\"\ntargets = [{}]\nlun = {lun}\ntrust_identity = true\n\
-         export = \"unix:{}\"\n",
-        targets.join(", "),
-        socket.display()
-    ));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_paths_come_from_addresses_of_their_own() {
+        let source = |k: u32| Some(format!("127.0.1.{k}"));
+        assert_eq!(ways(2, 1), [(0, None)]);
+        assert_eq!(ways(2, 2), [(0, None), (1, None)]);
+        assert_eq!(ways(2, 3), [(0, source(1)), (1, source(1)), (0, source(2))]);
+    }
 }

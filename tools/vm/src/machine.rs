@@ -38,6 +38,9 @@ pub struct Boot {
     pub memory_mib: u32,
     /// Emulated processors.
     pub processors: u32,
+    /// Time inside is a count of instructions, 2 ns each, as long as there is something to do: what is measured there does
+    /// not depend on what else the host does. One processor at a time is emulated then.
+    pub counted: bool,
 }
 
 /// One thing to tell about a running machine.
@@ -75,6 +78,7 @@ impl Boot {
             time_limit: Duration::from_secs(300),
             memory_mib: 2048,
             processors: 2,
+            counted: false,
         }
     }
 
@@ -145,7 +149,11 @@ impl Boot {
         };
         let mut arguments: Vec<OsString> = Vec::new();
         // Never KVM: it may be offered and hang where machines are nested.
-        arguments.extend(["-accel", "tcg,thread=multi", "-cpu", "max"].map(OsString::from));
+        let threads = if self.counted { "tcg,thread=single" } else { "tcg,thread=multi" };
+        arguments.extend(["-accel", threads, "-cpu", "max"].map(OsString::from));
+        if self.counted {
+            arguments.extend(["-icount", "shift=1"].map(OsString::from));
+        }
         arguments.extend(["-m".into(), self.memory_mib.to_string().into()]);
         arguments.extend(["-smp".into(), self.processors.to_string().into()]);
         arguments.extend(

@@ -30,6 +30,9 @@ struct Arguments {
     /// Emulated processors
     #[arg(long, value_name = "N", default_value_t = 2)]
     processors: u32,
+    /// Time inside is a count of instructions, not of seconds
+    #[arg(long)]
+    counted: bool,
     /// The script that bash runs inside
     script: PathBuf,
     /// Its arguments
@@ -59,6 +62,7 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
         time_limit: Duration::from_secs(arguments.time_limit),
         memory_mib: arguments.memory,
         processors: arguments.processors,
+        counted: arguments.counted,
         ..Boot::new(kernel, arguments.share, arguments.script)
     };
     let outcome = boot.run(&mut |at, line| match line {

@@ -4,6 +4,7 @@ use mpio::base::Duration;
 use mpio::export::client::ClientConfig;
 use mpio::limits;
 use mpio::path::Policy;
+use mpio::volume::Endpoint;
 use mpio::wire::nbd::Command;
 use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::Commands;
@@ -145,6 +146,29 @@ fn a_client_that_reads_nothing_harms_nobody() {
     w.hear(deaf);
     w.until("everything read", |w| w.answers(deaf).count() == 200);
     w.finish();
+}
+
+/// What the driver has taken is booked until the kernel has it: a send that waits for the client holds it.
+#[test]
+fn a_send_in_flight_holds_what_it_sends() {
+    const LEN: u32 = 1 << 20;
+    let mut w = World::new(Setup::default());
+    let c = w.client();
+    w.peers[c].deaf = true;
+    w.start_read(c, 0, LEN);
+    w.run_ms(20);
+    let endpoint = Endpoint::Client(w.peers[c].id.unwrap());
+    let mut in_flight = Vec::new();
+    let tx = w.volume().tx(endpoint).unwrap();
+    while tx.take(64, &mut in_flight) > 0 {}
+    w.start_read(c, 0, LEN);
+    w.run_ms(20);
+    let both = w.volume().census().payload;
+    assert!(both >= 2 * u64::from(LEN), "{both} bytes are held");
+    let now = w.now;
+    w.volume().handle_sent(now, endpoint);
+    let one = w.volume().census().payload;
+    assert!(one >= u64::from(LEN) && one < both - u64::from(LEN), "{one} of {both} bytes are held");
 }
 
 #[test]

@@ -625,3 +625,24 @@ fn only_idle_paths_are_asked() {
     assert_eq!(suspected(&w), 0);
     w.finish();
 }
+
+/// A question of ours takes the only place of a session: commands go elsewhere, and come back when it is answered.
+#[test]
+fn a_question_of_ours_takes_room() {
+    let tunables = Tunables { queue_depth: 1, check_interval: MS(20), ..Tunables::default() };
+    let mut w = World::new(Setup { tunables, ..Setup::default() });
+    let c = w.client();
+    w.write(c, 0, &pattern(1, 4096)).expect("written");
+    for node in 0..2 {
+        let late = Rule::new(Fault::Delay(MS(200), MS(200)));
+        w.faults(node).set("late", late.on(Commands::Opcode(TEST_UNIT_READY)));
+    }
+    w.run_ms(60);
+    let took = {
+        let before = w.now;
+        assert_eq!(w.read(c, 0, 4096).expect("read"), pattern(1, 4096));
+        w.now - before
+    };
+    assert!(took > MS(50), "both sessions were full, and it took {took:?}");
+    w.finish();
+}
