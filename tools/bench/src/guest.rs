@@ -146,10 +146,10 @@ fn argument(load: &Load) -> String {
     format!("{}:{}:{}", if load.write { "write" } else { "read" }, load.size, load.depth)
 }
 
-/// Generous: half a minute for each check, and as long beside what a turn measures.
+/// Generous: a minute for each check, and half a minute beside what a turn measures.
 fn time_limit(effort: Effort) -> Duration {
     let sets = LOADS.len() as u32 * 4;
-    Duration::from_secs((240 + sets * (30 + effort.turns * (effort.seconds + 30))).into())
+    Duration::from_secs((240 + sets * (60 + effort.turns * (effort.seconds + 30))).into())
 }
 
 /// What the guest measured: a load, a contender, one turn.
