@@ -109,10 +109,12 @@ impl Standing {
         self.question.is_some()
     }
 
-    /// Whether the storage has told over this path that the port of the `other` one leads to the unit too.
+    /// Whether the storage has told over this path that the port of the `other` one leads to the unit too. Of the
+    /// last group the ports may be cut off (LIO does that): there the group is enough.
     pub(in crate::volume) fn vouches_for(&self, other: &Standing) -> bool {
         let Some(Port { group, relative: Some(relative) }) = other.port else { return false };
-        self.listed.iter().any(|g| g.group == group && g.ports.contains(&relative))
+        let last = self.listed.last().is_some_and(|g| g.group == group);
+        last || self.listed.iter().any(|g| g.group == group && g.ports.contains(&relative))
     }
 
     /// The states were last read in a question that began then.

@@ -18,6 +18,8 @@
 //! | [`scenario`] | named stories in a small language, `scenarios/*.scenario` |
 //! | [`run`], [`report`] | one run from begin to end, and what is printed when a rule broke |
 //!
+//! `tests/volume` drives the same world by hand, one story each.
+//!
 //! Nothing here reads a clock or a random number: the seed decides everything.
 
 pub mod chaos;

@@ -129,7 +129,7 @@ mod planted {
 
     #[test]
     fn a_unit_that_only_looks_alike_is_found() {
-        finds(Bug::Product(Product::ContentUnread), 100, &[Rule::Apart]);
+        finds(Bug::Product(Product::ContentUnread), 200, &[Rule::Apart]);
     }
 
     #[test]
