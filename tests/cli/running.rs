@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::io::Write;
 
 /// The shape that scripts rely on: each object's keys, in order.
-const DAEMON: &[&str] = &["pid", "uptime_s", "config", "io"];
+const DAEMON: &[&str] = &["pid", "uptime_s", "config", "io", "memory_locked"];
 const DEVICE: &[&str] = &[
     "name",
     "wwid",
@@ -85,6 +85,7 @@ fn status_as_json_has_the_shape_of_the_interface() {
     keys(&status, &["version", "daemon", "devices"]);
     assert_eq!(status["version"], 1);
     keys(&status["daemon"], DAEMON);
+    assert!(status["daemon"]["memory_locked"].is_boolean(), "{status}");
     assert_eq!(status["daemon"]["pid"], daemon.pid());
     assert_eq!(status["daemon"]["config"], &*rig.scratch.path("mpio.toml").to_string_lossy());
     let device = &status["devices"][0];
