@@ -88,7 +88,10 @@ fio_until_stop() {
     turns=$((turns + 1))
   done
   say "fio ran $turns times"
+  [ "$turns" -gt 0 ]
 }
+# One script after another runs in the same machine.
+rm -f "$run/stop"
 fio_until_stop &
 fio=$!
 
