@@ -187,7 +187,8 @@ mod tests {
     }
 
     fn listed(group: u16, state: AccessState, preferred: bool, ports: &[u16]) -> PortGroup {
-        PortGroup { group, state, preferred, supported: 0x0f, status: 0, ports: ports.to_vec() }
+        let (supported, status, ports_cut, ports) = (0x0f, 0, false, ports.to_vec());
+        PortGroup { group, state, preferred, supported, status, ports, ports_cut }
     }
 
     fn reading(groups: Vec<PortGroup>) -> Reading {

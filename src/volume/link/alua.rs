@@ -109,12 +109,12 @@ impl Standing {
         self.question.is_some()
     }
 
-    /// Whether the storage has told over this path that the port of the `other` one leads to the unit too. Of the
-    /// last group the ports may be cut off (LIO does that): there the group is enough.
+    /// Whether the storage has told over this path that the port of the `other` one leads to the unit too. Where it
+    /// has cut the ports of a group off (LIO does that to the last one), the group is enough.
     pub(in crate::volume) fn vouches_for(&self, other: &Standing) -> bool {
         let Some(Port { group, relative: Some(relative) }) = other.port else { return false };
-        let last = self.listed.last().is_some_and(|g| g.group == group);
-        last || self.listed.iter().any(|g| g.group == group && g.ports.contains(&relative))
+        let names = |g: &PortGroup| g.ports.contains(&relative) || g.ports_cut;
+        self.listed.iter().any(|g| g.group == group && names(g))
     }
 
     /// The states were last read in a question that began then.

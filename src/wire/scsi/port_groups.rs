@@ -102,6 +102,8 @@ pub struct PortGroup {
     pub status: u8,
     /// Relative target port identifiers.
     pub ports: Vec<u16>,
+    /// The descriptor counts more ports than came.
+    pub ports_cut: bool,
 }
 
 /// The answer.
@@ -141,6 +143,7 @@ impl PortGroups {
                 supported: rest[1],
                 status: rest[5],
                 ports: ports.chunks_exact(4).map(|port| be16(port, 2)).collect(),
+                ports_cut: ports_end > rest.len(),
             });
             rest = rest.get(ports_end..).unwrap_or_default();
         }

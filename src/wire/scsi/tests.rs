@@ -482,6 +482,7 @@ fn port_groups() {
             supported: 0xdf,
             status: 2,
             ports: vec![1, 2],
+            ports_cut: false,
         },
         PortGroup {
             group: 3,
@@ -490,6 +491,7 @@ fn port_groups() {
             supported: 0,
             status: 0,
             ports: vec![],
+            ports_cut: false,
         },
     ];
     let plain = PortGroups { transition_secs: None, groups: groups.clone(), available: 28 };
@@ -507,7 +509,6 @@ fn port_groups() {
     assert_eq!(extended.state_of(4), None);
 }
 
-/// SPC-4, REPORT TARGET PORT GROUPS: counts past the end, a group listed twice.
 /// SPC-4, SET TARGET PORT GROUPS: four reserved bytes, then state, reserved, group.
 #[test]
 fn port_groups_that_are_asked_for() {
@@ -519,6 +520,7 @@ fn port_groups_that_are_asked_for() {
     }
 }
 
+/// SPC-4, REPORT TARGET PORT GROUPS: counts past the end, a group listed twice.
 #[test]
 fn port_groups_that_lie() {
     let lying = [
@@ -538,6 +540,7 @@ fn port_groups_that_lie() {
     assert_eq!(parsed.state_of(11), Some((AccessState::ActiveOptimized, false)));
     assert_eq!(parsed.state_of(12), Some((AccessState::ActiveNonOptimized, true)));
     assert_eq!((&parsed.groups[0].ports[..], &parsed.groups[1].ports[..]), (&[1][..], &[][..]));
+    assert_eq!((parsed.groups[0].ports_cut, parsed.groups[1].ports_cut), (false, true));
     assert_eq!(AccessState::from_bits(7).to_string(), "state 0x7");
     for bits in 0..16 {
         assert_eq!(AccessState::from_bits(bits).bits(), bits);

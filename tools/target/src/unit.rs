@@ -518,6 +518,7 @@ impl Unit {
                 group: number,
                 status: group.status,
                 ports: vec![relative_port(node)],
+                ports_cut: false,
             })
         };
         let groups = PortGroups {

@@ -344,6 +344,7 @@ fn port_groups_are_read_whole() {
         supported: 0,
         status: 0,
         ports,
+        ports_cut: false,
     };
     let all: Vec<PortGroup> = (0..3).map(|_| group((0..200).collect())).collect();
     let whole = PortGroups { transition_secs: None, groups: all, available: 0 }.to_vec();

@@ -155,7 +155,11 @@ fn only_a_port_that_the_storage_has_named_stands_in() {
     let mut cut = groups(&[own, (2, AccessState::Standby)]);
     cut.truncate(cut.len() - 4);
     let unnamed = groups(&[own]);
-    for (named, told) in [(true, None), (true, Some(cut)), (false, Some(unnamed))] {
+    // Its group is the last one, with another port, and nothing is cut off.
+    let mut others = groups(&[own, (2, AccessState::Standby)]);
+    *others.last_mut().expect("a port") = 7;
+    let cases = [(true, None), (true, Some(cut)), (false, Some(unnamed)), (false, Some(others))];
+    for (named, told) in cases {
         let mut w = World::cold(setup([Fast, Standby]));
         w.pair.access().lie(0, told.map(Lie::Answer));
         until_states(&mut w, [State::Active, State::Standby]);
@@ -391,6 +395,7 @@ fn groups(groups: &[(u16, AccessState)]) -> Vec<u8> {
         supported: 0x0f,
         status: 0,
         ports: vec![*group],
+        ports_cut: false,
     };
     let groups = groups.iter().map(one).collect();
     PortGroups { transition_secs: Some(0), groups, available: 0 }.to_vec()
