@@ -118,6 +118,11 @@ pub const RECV_BUFFER: usize = 512 * 1024;
 /// Receive buffers that a lane keeps while nobody refers to them: memory beside the payload memory.
 pub const RECV_BUFFERS_FREE_MAX: usize = 8;
 
+/// Payloads lie in receive buffers, which others share at both ends, or of which they are a small part: beside the
+/// payload memory one part in so many of it may be held in vain. Beyond that payloads are moved to places of their
+/// own until it is so again.
+pub const RECV_VAIN_PART: usize = 8;
+
 /// Bytes asked for per receive on an iSCSI socket: larger ones push the data out of the cache before it is sent on.
 pub const RECV_ISCSI_MAX: usize = 64 * 1024;
 

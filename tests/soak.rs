@@ -10,7 +10,13 @@ mod harness;
 
 use harness::daemon::{Daemon, mpio};
 use harness::embedded::Embedded;
+use harness::nbd::{READ, Raw, WRITE};
+use harness::noise;
 use harness::process::finish_within;
+use mpio_target::faults::Commands;
+use mpio_target::{Fault, Rule};
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 /// How long, unless `MPIO_SOAK_SECONDS` says otherwise.
@@ -127,6 +133,107 @@ fn promised_kib(file: &std::path::Path) -> u64 {
         figure.and_then(|(mib, _)| mib.parse().ok()).unwrap_or_else(|| panic!("{}", done.stdout));
     // It is printed with one decimal.
     (mib * 1024.0).ceil() as u64 + 52
+}
+
+/// Small requests that stay for long, spread over so many receive buffers of others.
+const PARKED: usize = 200;
+/// First byte of those, and of the others.
+const PARKED_AT: u64 = 0;
+const FLOWING_AT: u64 = 8 << 20;
+/// Bytes of each of the others: a receive buffer.
+const FLOWING: usize = 512 * 1024;
+
+/// A daemon, its storage and the most that it may have resident, KiB.
+fn promising(name: &str) -> (Embedded, Daemon, u64) {
+    let storage = Embedded::start(name);
+    let config = storage.config("trust_identity = true\ncommand_timeout = \"1m\"");
+    let promised = promised_kib(&storage.scratch.file("promise.toml", &config));
+    let daemon = Daemon::start(&storage.scratch, None, &config);
+    (storage, daemon, promised)
+}
+
+#[track_caller]
+fn assert_kept(daemon: &Daemon, promised: u64) {
+    let most = daemon.most_resident_kib();
+    println!("{promised} KiB promised, {most} KiB taken (debug builds: {DEBUG_BUILD} of them)");
+    assert!(most - DEBUG_BUILD <= promised, "{most} KiB resident, {promised} were promised");
+}
+
+/// Writes of 4 KiB that the storage does not answer, each of them in another receive buffer of writes that it
+/// answers.
+#[test]
+fn small_writes_that_stay_keep_no_receive_buffers() {
+    let (storage, daemon, promised) = promising("parked");
+    for node in 0..2 {
+        let parked = Rule::new(Fault::Hold).on(Commands::Writes);
+        storage.pair.node(node).faults().set("parked", parked.blocks(PARKED_AT, FLOWING_AT / 512));
+    }
+    let mut client = Raw::open(daemon.export(), "vm0");
+    let small = |n: usize| noise(4096, n as u64 + 1);
+    let large = noise(FLOWING, 0);
+    for n in 0..PARKED {
+        let at = PARKED_AT + n as u64 * 4096;
+        let mut bytes = Raw::request(WRITE, n as u64, at, 4096);
+        bytes.extend(small(n));
+        bytes.extend(Raw::request(WRITE, 1 << 32, FLOWING_AT, FLOWING as u32));
+        bytes.extend(&large);
+        client.stream.write_all(&bytes).unwrap();
+        assert_eq!(client.reply().unwrap(), (0, 1 << 32));
+    }
+    let in_flight = |status: &serde_json::Value| -> u64 {
+        let paths = status["devices"][0]["paths"].as_array().unwrap();
+        paths.iter().map(|path| path["in_flight"].as_u64().unwrap()).sum()
+    };
+    assert!(in_flight(&daemon.status()) >= PARKED as u64, "they are to stay");
+    assert_kept(&daemon, promised);
+    for node in 0..2 {
+        storage.pair.node(node).faults().remove("parked");
+        storage.pair.node(node).release();
+    }
+    let mut left: BTreeSet<u64> = (0..PARKED as u64).collect();
+    while !left.is_empty() {
+        let (error, cookie) = client.reply().unwrap();
+        assert!(error == 0 && left.remove(&cookie), "{error} for {cookie}");
+    }
+    // What was moved in memory is what was written.
+    for n in 0..PARKED {
+        let mut data = vec![0; 4096];
+        let at = PARKED_AT + n as u64 * 4096;
+        client.stream.write_all(&Raw::request(READ, n as u64, at, 4096)).unwrap();
+        assert_eq!(client.reply().unwrap(), (0, n as u64));
+        client.stream.read_exact(&mut data).unwrap();
+        assert!(data == small(n), "write {n}");
+    }
+    daemon.stop();
+}
+
+/// Answers of 4 KiB that their client does not fetch, among those of another client.
+#[test]
+fn answers_that_nobody_fetches_keep_no_receive_buffers() {
+    const UNFETCHED: u64 = 400;
+    let (_storage, daemon, promised) = promising("unfetched");
+    let (mut lazy, mut busy) =
+        (Raw::open(daemon.export(), "vm0"), Raw::open(daemon.export(), "vm0"));
+    let content = noise(UNFETCHED as usize * 4096, 3);
+    let mut bytes = Raw::request(WRITE, 0, PARKED_AT, content.len() as u32);
+    bytes.extend(&content);
+    busy.stream.write_all(&bytes).unwrap();
+    assert_eq!(busy.reply().unwrap(), (0, 0));
+    let mut data = vec![0; FLOWING];
+    for n in 0..UNFETCHED {
+        lazy.stream.write_all(&Raw::request(READ, n, PARKED_AT + n * 4096, 4096)).unwrap();
+        busy.stream.write_all(&Raw::request(READ, n, FLOWING_AT, FLOWING as u32)).unwrap();
+        assert_eq!(busy.reply().unwrap(), (0, n));
+        busy.stream.read_exact(&mut data).unwrap();
+    }
+    assert_kept(&daemon, promised);
+    for _ in 0..UNFETCHED {
+        let (error, n) = lazy.reply().unwrap();
+        lazy.stream.read_exact(&mut data[..4096]).unwrap();
+        assert_eq!(error, 0);
+        assert!(data[..4096] == content[n as usize * 4096..][..4096], "answer {n}");
+    }
+    daemon.stop();
 }
 
 #[test]

@@ -46,6 +46,15 @@ impl Payload {
         &self.pieces
     }
 
+    /// Shows every piece to `f`, which may put the same bytes elsewhere.
+    pub fn for_each_piece(&mut self, mut f: impl FnMut(&mut Bytes)) {
+        for piece in &mut self.pieces {
+            let len = piece.len();
+            f(piece);
+            assert_eq!(piece.len(), len, "a piece that moves stays as long as it is");
+        }
+    }
+
     /// The pieces in order, given away.
     pub fn into_pieces(self) -> impl Iterator<Item = Bytes> {
         self.pieces.into_iter()

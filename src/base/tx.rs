@@ -101,6 +101,15 @@ impl TxQueue {
         self.queued = self.handed;
     }
 
+    /// Shows every segment that waits to `f`, which may put the same bytes elsewhere.
+    pub fn for_each_segment(&mut self, mut f: impl FnMut(&mut Bytes)) {
+        for segment in &mut self.segments {
+            let len = segment.len();
+            f(segment);
+            assert_eq!(segment.len(), len, "a segment that moves stays as long as it is");
+        }
+    }
+
     fn seal(&mut self) {
         if !self.arena.is_empty() {
             self.segments.push_back(self.arena.split().freeze());

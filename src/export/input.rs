@@ -33,6 +33,12 @@ impl Input {
         self.current.is_empty()
     }
 
+    /// Shows every chunk to `f`, which may put the same bytes elsewhere.
+    pub(super) fn for_each_chunk(&mut self, f: impl FnMut(&mut Bytes)) {
+        let chunks = [&mut self.current].into_iter().chain(&mut self.later);
+        chunks.filter(|chunk| !chunk.is_empty()).for_each(f);
+    }
+
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
         *self = Input::default();

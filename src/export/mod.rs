@@ -221,6 +221,15 @@ impl Connection {
         self.advance();
     }
 
+    /// Shows every piece of a received or answered payload to `f`, which may put the same bytes elsewhere.
+    pub fn for_each_piece(&mut self, mut f: impl FnMut(&mut Bytes)) {
+        self.input.for_each_chunk(&mut f);
+        if let Some(incoming) = &mut self.incoming {
+            incoming.payload.for_each_piece(&mut f);
+        }
+        self.tx.for_each_segment(f);
+    }
+
     /// Payload bytes held: reserved by requests in flight, and replies not yet taken.
     #[must_use]
     pub fn held(&self) -> u64 {

@@ -23,7 +23,7 @@ pub(super) struct Incoming {
     handle: Handle,
     header: RequestHeader,
     left: u32,
-    payload: Payload,
+    pub(super) payload: Payload,
     /// Small pieces that are being merged; they follow `payload`.
     tail: BytesMut,
     pub(super) deadline: Instant,

@@ -12,6 +12,7 @@
 mod errand;
 mod log;
 mod mailbox;
+mod memory;
 mod sockets;
 mod turn;
 
@@ -108,4 +109,5 @@ struct Lane {
     errands: Option<Errands>,
     draining: Option<oneshot::Sender<()>>,
     stopped: bool,
+    bound: memory::Bound,
 }

@@ -1,6 +1,7 @@
 //! The loop of a lane.
 
 use super::errand::Errand;
+use super::memory::Bound;
 use super::mailbox::{Command, CommandError, PathAction};
 use super::sockets::{Index, Socket, Sockets};
 use super::{Device, Lane, STALL_MIN, TIMER_GRAIN, log};
@@ -38,6 +39,7 @@ impl Lane {
             errands: None,
             draining: None,
             stopped: false,
+            bound: Bound::default(),
         }
     }
 
@@ -96,6 +98,7 @@ impl Lane {
             if timers {
                 self.schedule();
             }
+            self.keep_bound();
             self.check_drained();
         }
     }
@@ -447,6 +450,7 @@ impl Lane {
             getrandom::fill(bytes).expect("the kernel gives random bytes");
         });
         let mut volume = Volume::new(now, spec, self.id, shared, entropy);
+        self.expect_payloads(volume.buffer_memory());
         volume.set_clock(now, wall_clock());
         let index = Index::default();
         let (touched, stale, drained) = (false, false, false);

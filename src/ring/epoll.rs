@@ -135,6 +135,10 @@ impl Epoll {
         }
     }
 
+    pub(super) fn pool(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+
     pub(super) fn recv(&mut self, sock: SockId, max: usize) {
         assert!(max > 0, "a receive of no bytes");
         let entry = self.sockets.open(sock, "receive");

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::base::Tenants;
 use crate::limits::RECV_BUFFERS_FREE_MAX;
 use epoll::Epoll;
 use uring::Uring;
@@ -312,6 +313,33 @@ impl Ring {
             Engine::Uring(ring) => ring.recv(sock, max),
             Engine::Epoll(ring) => ring.recv(sock, max),
         }
+    }
+
+    fn pool(&mut self) -> &mut pool::Pool {
+        match &mut self.engine {
+            Engine::Uring(ring) => ring.pool(),
+            Engine::Epoll(ring) => ring.pool(),
+        }
+    }
+
+    /// `bytes` of receive buffers may be referred to at the same time: so many are kept for use again.
+    pub fn expect_received(&mut self, bytes: usize) {
+        self.pool().expect(bytes);
+    }
+
+    /// Bytes of the receive buffers that are used up and were still referred to when they were last looked at.
+    pub fn received_waiting(&mut self) -> usize {
+        self.pool().waiting()
+    }
+
+    /// Looks at all of them: the bytes of those that are referred to now.
+    pub fn sweep_received(&mut self) -> usize {
+        self.pool().sweep()
+    }
+
+    /// These buffers, to find out who refers to them.
+    pub fn tenants(&mut self) -> Tenants {
+        self.pool().tenants()
     }
 
     /// Sends all bytes of `segments`, at most [`SEND_SEGMENTS_MAX`](crate::limits::SEND_SEGMENTS_MAX) of

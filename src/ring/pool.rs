@@ -7,11 +7,12 @@
 //! Those that wait are payloads that somebody holds a budget for; those that are free are memory beside
 //! it, so only few of them are kept.
 //!
-//! Deliberately not here: a bound on what the parts keep alive. Whoever holds payloads has the budget,
-//! and compacts small ones (`Payload::compact`).
+//! Deliberately not here: a bound on what the parts keep alive. Whoever holds payloads has the budget, and moves
+//! them out when the buffers that wait are more than that ([`Pool::waiting`], [`Tenants`]).
 
 use std::collections::VecDeque;
 
+use crate::base::Tenants;
 use bytes::BytesMut;
 
 use crate::limits::RECV_BUFFER;
@@ -22,7 +23,8 @@ const LOOKS_MAX: usize = 64;
 /// Used-up buffers looked at whenever another one comes, so that those that have become free do not pile up.
 const LOOKS: usize = 4;
 
-/// Used-up buffers that wait at most. Beyond it the eldest is freed by whoever drops its last part.
+/// Used-up buffers that wait at most, unless more are expected ([`Pool::expect`]). Beyond it the eldest is freed by
+/// whoever drops its last part.
 const SPENT_MAX: usize = 256;
 
 /// What the pool did since the ring was made.
@@ -45,6 +47,7 @@ pub(super) struct Pool {
     /// Whole again. The last one is the one that is still in cache.
     free: Vec<BytesMut>,
     free_max: usize,
+    spent_max: usize,
     stats: PoolStats,
 }
 
@@ -53,7 +56,8 @@ impl Pool {
     pub(super) fn new(free_max: usize) -> Pool {
         assert!(free_max > 0, "a pool that keeps nothing allocates for ever");
         let (spent, free) = (VecDeque::with_capacity(SPENT_MAX + 1), Vec::with_capacity(free_max));
-        Pool { spent, free, free_max, stats: PoolStats::default() }
+        let spent_max = SPENT_MAX;
+        Pool { spent, free, free_max, spent_max, stats: PoolStats::default() }
     }
 
     /// A buffer with at least `want` free bytes, preferably the socket's `current` one.
@@ -84,10 +88,37 @@ impl Pool {
                 self.keep(buffer);
             }
         }
-        if self.spent.len() > SPENT_MAX {
+        if self.spent.len() > self.spent_max {
             self.spent.pop_front();
             self.stats.dropped += 1;
         }
+    }
+
+    /// `bytes` of receive buffers may be referred to at the same time.
+    pub(super) fn expect(&mut self, bytes: usize) {
+        self.spent_max = self.spent_max.max(2 * bytes / RECV_BUFFER);
+    }
+
+    /// Bytes of the used-up buffers, those included that have become free since they were looked at.
+    pub(super) fn waiting(&self) -> usize {
+        self.spent.len() * RECV_BUFFER
+    }
+
+    /// Looks at all used-up buffers, and returns how many bytes still wait.
+    pub(super) fn sweep(&mut self) -> usize {
+        for _ in 0..self.spent.len() {
+            if let Some(buffer) = self.look() {
+                self.keep(buffer);
+            }
+        }
+        self.waiting()
+    }
+
+    /// The used-up buffers, to find out who lives in them.
+    pub(super) fn tenants(&self) -> Tenants {
+        // What was received is split off at the front: the end stays where it is.
+        let end = |buffer: &BytesMut| buffer.as_ptr() as usize + buffer.capacity();
+        Tenants::new(self.spent.iter().map(|buffer| end(buffer) - RECV_BUFFER), RECV_BUFFER)
     }
 
     /// Counters, and how many buffers are here.
@@ -204,6 +235,29 @@ mod tests {
         }
         let stats = pool.stats();
         assert_eq!((stats.allocated, stats.kept), (40, 3), "{stats:?}");
+    }
+
+    #[test]
+    fn who_is_moved_out_gives_the_buffer_back() {
+        let mut pool = Pool::new(3);
+        let mut pinned: Vec<_> = (0..40)
+            .map(|_| {
+                let mut buffer = pool.ready(None, RECV_BUFFER);
+                drop(fill(&mut buffer, 100_000));
+                let piece = fill(&mut buffer, 4096);
+                drop(fill(&mut buffer, RECV_BUFFER - 104_096));
+                pool.put(buffer);
+                piece
+            })
+            .collect();
+        assert_eq!((pool.sweep(), pool.waiting()), (40 * RECV_BUFFER, 40 * RECV_BUFFER));
+        let mut tenants = pool.tenants();
+        pinned.iter().for_each(|piece| tenants.count(piece));
+        assert!(tenants.choose(10 * RECV_BUFFER));
+        pinned.iter_mut().for_each(|piece| tenants.move_out(piece));
+        // One more, for the copies.
+        assert_eq!(pool.sweep(), 29 * RECV_BUFFER);
+        assert!(pinned.iter().all(|piece| piece.iter().all(|byte| *byte == 7)));
     }
 
     #[test]

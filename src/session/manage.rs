@@ -6,7 +6,7 @@ use super::event::{AsyncEvent, Event, TaskTag};
 use super::login::CID;
 use super::task::{LOGOUT_SLOT, MANAGEMENT_SLOT, PING_SLOT, TEXT_SLOT, slot_of, tag};
 use super::{End, Session, State};
-use crate::base::{Duration, Instant, Serial};
+use crate::base::{Duration, Instant, Payload, Serial};
 use crate::limits;
 use crate::wire::iscsi::codes::{async_event, logout, opcode, reject, tmf, tmf_response};
 use crate::wire::iscsi::request::{LogoutRequest, NopOut, TaskManagementRequest};
@@ -176,6 +176,8 @@ impl Session {
         }
         let found = self.tasks.get(task.0).expect("the task was looked up");
         found.aborting = true;
+        // Nothing of it is sent any more, and it may stay for long: what it holds is nobody's budget.
+        found.data = Payload::new();
         true
     }
 

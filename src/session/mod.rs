@@ -341,6 +341,19 @@ impl Session {
         true
     }
 
+    /// Shows the data that came for the reads in flight to `f`, which may put the same bytes elsewhere.
+    pub fn for_each_read(&mut self, mut f: impl FnMut(&mut Bytes)) {
+        let reads = self.tasks.live_mut().filter(|task| task.way == Way::Read);
+        reads.for_each(|task| task.data.for_each_piece(&mut f));
+    }
+
+    /// Shows the data of the writes in flight, and what waits for the socket, in the same way.
+    pub fn for_each_write(&mut self, mut f: impl FnMut(&mut Bytes)) {
+        let writes = self.tasks.live_mut().filter(|task| task.way == Way::Write);
+        writes.for_each(|task| task.data.for_each_piece(&mut f));
+        self.tx.for_each_segment(f);
+    }
+
     /// Nobody wants the data of this read any more: what came is let go, what comes is dropped.
     pub fn discard(&mut self, tag: TaskTag) {
         if let Some(task) = self.tasks.get(tag.0).filter(|task| task.way == Way::Read) {

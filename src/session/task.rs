@@ -163,6 +163,11 @@ impl Tasks {
         self.slots.iter().any(|task| task.live && wanted(task))
     }
 
+    /// The live tasks.
+    pub fn live_mut(&mut self) -> impl Iterator<Item = &mut Task> {
+        self.slots.iter_mut().filter(|task| task.live)
+    }
+
     /// Frees the slot of a live task. What it held was taken out before.
     #[inline]
     pub fn remove(&mut self, tag: u32) {

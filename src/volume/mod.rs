@@ -39,6 +39,7 @@ mod link;
 pub mod shared;
 pub mod spec;
 mod table;
+mod tenants;
 pub mod tunables;
 
 // The rooms of the folders, by the names that all of the volume uses.
@@ -436,6 +437,12 @@ impl Volume {
             Endpoint::Path(path) => link::socket_closed(self, now, path),
             Endpoint::Client(client) => clients::socket_closed(self, now, client),
         }
+    }
+
+    /// Payload memory that the clients of this device may hold, bytes.
+    #[must_use]
+    pub fn buffer_memory(&self) -> usize {
+        self.spec.buffer_memory
     }
 
     /// Everything whose time has come.

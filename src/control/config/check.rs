@@ -286,9 +286,6 @@ impl Memory {
 const LANE_FIXED: u64 = 4 << 20;
 /// Code, control thread, discovery, admin connections, bytes.
 const DAEMON_FIXED: u64 = 12 << 20;
-/// Payloads lie in receive buffers, which others share at both ends: one part in so many is held in vain, as
-/// measured by tests/soak.rs with the payload memory full.
-const EDGES: u64 = 8;
 /// One task slot of a session with its payload pieces, bytes.
 const TASK_SLOT: u64 = 512;
 
@@ -306,7 +303,7 @@ pub fn memory(config: &Config) -> Memory {
         memory.sessions += session * paths * device_lanes;
         lanes = lanes.max(device_lanes);
     }
-    memory.buffers = memory.payload / EDGES
+    memory.buffers = memory.payload / limits::RECV_VAIN_PART as u64
         + lanes * (limits::RECV_BUFFERS_FREE_MAX * limits::RECV_BUFFER) as u64;
     memory.fixed += lanes * LANE_FIXED;
     memory

@@ -130,6 +130,10 @@ impl Uring {
         Ok(self.sockets.insert(Sock::new(fd, kind, Phase::Open)))
     }
 
+    pub(in crate::ring) fn pool(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+
     pub(in crate::ring) fn recv(&mut self, sock: SockId, max: usize) {
         assert!(max > 0, "a receive of no bytes");
         let max = max.min(RECV_BUFFER);
