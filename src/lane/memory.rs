@@ -40,10 +40,11 @@ impl Lane {
         let mut waiting = self.ring.sweep_received();
         let mut tenants = self.ring.tenants();
         self.devices.iter_mut().for_each(|d| d.volume.count_payloads(&mut tenants));
-        let elsewhere = tenants.elsewhere();
+        let mut elsewhere = tenants.elsewhere();
         let held = waiting + elsewhere;
         if held > self.bound.max && tenants.choose(held - self.bound.max + STEP) {
             self.devices.iter_mut().for_each(|d| d.volume.move_payloads(&mut tenants));
+            elsewhere += tenants.copied();
             drop(tenants);
             waiting = self.ring.sweep_received();
         }

@@ -1,8 +1,8 @@
 //! The loop of a lane.
 
 use super::errand::Errand;
-use super::memory::Bound;
 use super::mailbox::{Command, CommandError, PathAction};
+use super::memory::Bound;
 use super::sockets::{Index, Socket, Sockets};
 use super::{Device, Lane, STALL_MIN, TIMER_GRAIN, log};
 use crate::base::{Duration, Instant, SteadyClock, TxQueue};
