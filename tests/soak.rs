@@ -36,9 +36,8 @@ const BUFFER_MEMORY: u64 = 64 * 1024;
 /// keep memory from others for nothing.
 const PROMISE_MAX: f64 = 2.0;
 
-/// A debug build takes so much more, KiB: 8 MiB of code, and whatever it handles more slowly holds its buffers for
-/// longer. The promise is about the other one.
-const DEBUG_BUILD: u64 = if cfg!(debug_assertions) { 12 * 1024 } else { 0 };
+/// A debug build takes so much more, KiB: its code. The promise is about the other one.
+const DEBUG_BUILD: u64 = if cfg!(debug_assertions) { 8 * 1024 } else { 0 };
 
 /// What fills it: depth 128, as many bytes in flight as the payload memory has, each way.
 const FILLING: [&[&str]; 4] = [

@@ -3,7 +3,7 @@
 //! Payloads are references into receive buffers; small ones that stay for long each keep a large one. Nothing is
 //! done about it, and nothing is copied, while the buffers that wait for their last reference fit what was
 //! promised: the payload memory of the lane's devices and a part of it on top. Beyond that the emptiest buffers
-//! are cleared: who lives there gets a place of its own.
+//! are cleared: who lives there gets a place of its own. Where that is not enough, what came twice, by two paths, is let go.
 
 use super::Lane;
 use crate::limits::{RECV_BUFFER, RECV_VAIN_PART};
@@ -46,6 +46,10 @@ impl Lane {
             self.devices.iter_mut().for_each(|d| d.volume.move_payloads(&mut tenants));
             elsewhere += tenants.copied();
             drop(tenants);
+            waiting = self.ring.sweep_received();
+        }
+        if waiting + elsewhere > self.bound.max {
+            self.devices.iter_mut().for_each(|d| d.volume.drop_copies());
             waiting = self.ring.sweep_received();
         }
         // What lies elsewhere by now is not waited for again.

@@ -1,7 +1,7 @@
 //! Which payloads a volume holds, for whoever has to find out what keeps the receive buffers: see
 //! [`Tenants`]. Takes time in proportion to all that is under way, so it is done when memory is short.
 
-use super::Volume;
+use super::{Volume, abandon};
 use crate::base::Tenants;
 use bytes::Bytes;
 
@@ -17,6 +17,11 @@ impl Volume {
         for session in self.links.iter_mut().filter_map(|link| link.session()) {
             session.for_each_write(|piece| tenants.move_out(piece));
         }
+    }
+
+    /// Lets go of what came twice: the data of reads that were sent on a second path.
+    pub fn drop_copies(&mut self) {
+        abandon::without_copies(self);
     }
 
     fn for_each_piece(&mut self, mut f: impl FnMut(&mut Bytes)) {

@@ -280,6 +280,21 @@ fn win(v: &mut Volume, now: Instant, id: PartId, path: PathIndex, verb: PartVerb
     complete::good_answer(v, now, id, path, verb, data);
 }
 
+/// Memory is short: reads that are in flight a second time are waited for once, where they are in flight now.
+pub(in crate::volume) fn without_copies(v: &mut Volume) {
+    for straggler in v.stragglers.values_mut() {
+        let part = straggler.part.and_then(|part| v.parts.get(part));
+        let twice = part.is_some_and(|part| part.flight.is_some());
+        if !twice || straggler.verb.changes_state() {
+            continue;
+        }
+        straggler.part = None;
+        if let Some(session) = v.links[straggler.path.get()].session.as_mut() {
+            session.discard(straggler.tag);
+        }
+    }
+}
+
 /// The part is done and has stragglers: nobody wants their data.
 pub(in crate::volume) fn unwanted(v: &mut Volume, id: PartId) {
     for (_, straggler) in v.stragglers.iter() {
