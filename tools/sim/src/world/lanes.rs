@@ -4,9 +4,9 @@ use super::{Attempt, DriverBug, World, portal_addr, theirs};
 use crate::net::{Item, Net, Pipe, Wire, pieces};
 use crate::trace::About;
 use bytes::Bytes;
-use mpio::base::Duration;
+use mpio::base::{Duration, Tenants};
 use mpio::path::PathIndex;
-use mpio::volume::{Action, Endpoint};
+use mpio::volume::{Action, Endpoint, Volume};
 use std::net::SocketAddr;
 
 /// One completion in so many is lost, where that bug is planted.
@@ -33,6 +33,7 @@ impl World {
             return moved;
         }
         self.volumes[lane].finish_turn(now);
+        move_payloads(&mut self.volumes[lane]);
         while let Some(action) = self.volumes[lane].poll_action() {
             moved = true;
             self.act(lane, action);
@@ -336,4 +337,12 @@ impl World {
             }
         }
     }
+}
+
+/// Memory is always short here: wherever payloads lie, they are moved elsewhere in every turn.
+fn move_payloads(volume: &mut Volume) {
+    let mut everywhere = Tenants::new(std::iter::once(0), usize::MAX);
+    volume.count_payloads(&mut everywhere);
+    assert!(everywhere.choose(1), "there is room elsewhere");
+    volume.move_payloads(&mut everywhere);
 }

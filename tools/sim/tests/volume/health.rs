@@ -153,6 +153,31 @@ fn suspected(w: &World) -> usize {
     w.logged("suspect")
 }
 
+/// Unless memory is short: then only the command that is in flight now is waited for.
+#[test]
+fn the_old_answer_of_a_read_is_let_go_where_memory_is_short() {
+    let (mut w, c) = warm(Setup::default());
+    for (node, delay) in [(0, MS(60)), (1, MS(100))] {
+        let slow = Rule::new(Fault::Delay(delay, delay)).on(Commands::Reads).blocks(9, 1);
+        w.faults(node).set("slow", slow);
+    }
+    let now = w.now;
+    w.volume().set_policy(now, Some(Policy::Failover), &[], None).expect("a policy");
+    let read = w.start_read(c, 9 * 512, 512);
+    w.run_ms(40);
+    assert_eq!(w.state(0), State::Suspect, "{}", w.story());
+    assert!(w.volumes[0].census().stragglers > 0);
+    w.volume().drop_copies();
+    w.answer(c, read).expect("read");
+    let waited = w.now - now;
+    assert!(waited >= MS(100), "{waited:?}");
+    assert_eq!(w.state(0), State::Active, "it has answered");
+    w.until("the loser's answer", |w| w.volumes[0].census().stragglers == 0);
+    w.faults(0).clear();
+    w.faults(1).clear();
+    w.finish();
+}
+
 /// The old command stays where it is; whichever answer comes first counts.
 #[test]
 fn the_old_answer_of_a_read_wins_if_it_comes_first() {
