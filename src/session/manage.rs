@@ -4,7 +4,7 @@
 use super::error::{LoginError, SessionError};
 use super::event::{AsyncEvent, Event, TaskTag};
 use super::login::CID;
-use super::task::{LOGOUT_SLOT, MANAGEMENT_SLOT, PING_SLOT, TEXT_SLOT, slot_of, tag};
+use super::task::{LOGOUT_SLOT, MANAGEMENT_SLOT, PING_SLOT, TEXT_SLOT, Way, slot_of, tag};
 use super::{End, Session, State};
 use crate::base::{Duration, Instant, Payload, Serial};
 use crate::limits;
@@ -189,8 +189,10 @@ impl Session {
         }
         let found = self.tasks.get(task.0).expect("the task was looked up");
         found.aborting = true;
-        // Nothing of it is sent any more, and it may stay for long: what it holds is nobody's budget.
-        found.data = Payload::new();
+        if found.way == Way::Write {
+            // Nothing of it is sent any more, and it may stay for long: what it holds is nobody's budget.
+            found.data = Payload::new();
+        }
         true
     }
 
