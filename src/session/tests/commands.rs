@@ -388,6 +388,32 @@ fn renamed_and_unwanted() {
     assert!(s.session.awaits_socket(unsent));
 }
 
+/// An aborted write may stay for long and sends nothing any more; of an aborted read the rest may still come.
+#[test]
+fn what_an_aborted_command_holds() {
+    let mut s = Script::logged_in(config(), TGTD);
+    let (read, write) = (s.read(1, 1024), s.write(2, &[7; 4096]));
+    s.sent();
+    let header = data_in(&s, read, 0, 0);
+    s.feed_pdu(&header.to_bhs(), &[1; 512]);
+    let held = |s: &mut Script| {
+        let mut held = (0, 0);
+        s.session.for_each_read(|piece| held.0 += piece.len());
+        s.session.for_each_write(|piece| held.1 += piece.len());
+        held
+    };
+    assert_eq!(held(&mut s), (512, 4096));
+    assert!(s.session.abort(at(1), write) && s.session.abort(at(1), read));
+    s.sent();
+    assert_eq!(held(&mut s), (512, 0));
+    let mut header = data_in(&s, read, 1, 512);
+    (header.last, header.has_status, header.numbers) = (true, true, s.status());
+    s.feed_pdu(&header.to_bhs(), &[2; 512]);
+    let events = s.events();
+    let [Event::Done { token: 1, completion, .. }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(completion.data.to_vec(), [[1; 512], [2; 512]].concat());
+}
+
 /// RFC 7143 11.4: status in a SCSI Response after the data; ExpDataSN counts the Data-In PDUs.
 #[test]
 fn read_with_separate_status() {
