@@ -32,9 +32,9 @@ const BESIDE_MAX: u64 = 32 * 1024;
 /// The default of `buffer_memory`, KiB.
 const BUFFER_MEMORY: u64 = 64 * 1024;
 
-/// What `config check` promises may be so many times what a load takes that fills the payload memory. More would
-/// keep memory from others for nothing.
-const PROMISE_MAX: f64 = 2.0;
+/// What `config check` promises may be so many times what is taken when receive buffers are kept on purpose. More
+/// would keep memory from others for nothing.
+const PROMISE_MAX: f64 = 1.25;
 
 /// A debug build takes so much more, KiB: its code. The promise is about the other one.
 const DEBUG_BUILD: u64 = if cfg!(debug_assertions) { 8 * 1024 } else { 0 };
@@ -153,9 +153,11 @@ fn promising(name: &str, device: &str) -> (Embedded, Daemon, u64) {
 
 #[track_caller]
 fn assert_kept(daemon: &Daemon, promised: u64) {
-    let most = daemon.most_resident_kib();
-    println!("{promised} KiB promised, {most} KiB taken (debug builds: {DEBUG_BUILD} of them)");
-    assert!(most - DEBUG_BUILD <= promised, "{most} KiB resident, {promised} were promised");
+    let most = daemon.most_resident_kib() - DEBUG_BUILD;
+    let ratio = promised as f64 / most as f64;
+    println!("{promised} KiB promised, {most} KiB taken: {ratio:.2} times");
+    assert!(most <= promised, "{most} KiB resident, {promised} were promised");
+    assert!(ratio <= PROMISE_MAX, "{promised} KiB promised, and {most} KiB were taken");
 }
 
 /// Writes of 4 KiB that the storage does not answer, each of them in another receive buffer of writes that it
@@ -249,9 +251,7 @@ fn what_config_check_promises_is_kept() {
         println!("{options:?}: {} KiB at most so far", daemon.most_resident_kib());
     }
     let most = daemon.most_resident_kib() - DEBUG_BUILD;
-    let ratio = promised as f64 / most as f64;
-    println!("{promised} KiB promised, {most} KiB taken: {ratio:.2} times");
+    println!("{promised} KiB promised, {most} KiB taken");
     assert!(most <= promised, "{most} KiB resident, {promised} were promised");
-    assert!(ratio <= PROMISE_MAX, "{promised} KiB promised, and {most} KiB were taken");
     daemon.stop();
 }

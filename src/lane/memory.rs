@@ -52,6 +52,7 @@ impl Lane {
             self.devices.iter_mut().for_each(|d| d.volume.drop_copies());
             waiting = self.ring.sweep_received();
         }
+        self.ring.expect_received(self.bound.max.saturating_sub(elsewhere));
         // What lies elsewhere by now is not waited for again.
         self.bound.look_above = self.bound.max.saturating_sub(elsewhere).max(waiting + STEP);
     }

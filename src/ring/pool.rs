@@ -48,6 +48,8 @@ pub(super) struct Pool {
     free: Vec<BytesMut>,
     free_max: usize,
     spent_max: usize,
+    /// So many may be here in all, beside `free_max`.
+    expected: usize,
     stats: PoolStats,
 }
 
@@ -58,7 +60,7 @@ impl Pool {
         give_back_what_is_freed();
         let (spent, free) = (VecDeque::with_capacity(SPENT_MAX + 1), Vec::with_capacity(free_max));
         let spent_max = SPENT_MAX;
-        Pool { spent, free, free_max, spent_max, stats: PoolStats::default() }
+        Pool { spent, free, free_max, spent_max, expected: 0, stats: PoolStats::default() }
     }
 
     /// A buffer with at least `want` free bytes, preferably the socket's `current` one.
@@ -89,6 +91,7 @@ impl Pool {
                 self.keep(buffer);
             }
         }
+        self.trim();
         if self.spent.len() > self.spent_max {
             self.spent.pop_front();
             self.stats.dropped += 1;
@@ -97,7 +100,18 @@ impl Pool {
 
     /// `bytes` of receive buffers may be referred to at the same time.
     pub(super) fn expect(&mut self, bytes: usize) {
-        self.spent_max = self.spent_max.max(2 * bytes / RECV_BUFFER);
+        self.expected = bytes / RECV_BUFFER;
+        self.spent_max = self.spent_max.max(2 * self.expected);
+        // Nothing is allocated later.
+        self.spent.reserve(self.spent_max + 1 - self.spent.len().min(self.spent_max));
+        self.free.reserve(self.expected.saturating_sub(self.free.len()) + 1);
+    }
+
+    /// Free buffers that are kept: a few; and where many wait as many again, as far as they are expected, for they
+    /// come and go together, and to map a new one costs more than to fill it.
+    fn free_max(&self) -> usize {
+        let waiting = self.spent.len();
+        self.free_max.max(waiting.min(self.expected.saturating_sub(waiting)))
     }
 
     /// Bytes of the used-up buffers, those included that have become free since they were looked at.
@@ -112,6 +126,7 @@ impl Pool {
                 self.keep(buffer);
             }
         }
+        self.trim();
         self.waiting()
     }
 
@@ -156,11 +171,14 @@ impl Pool {
     }
 
     fn keep(&mut self, buffer: BytesMut) {
-        if self.free.len() < self.free_max {
-            self.free.push(buffer);
-        } else {
-            self.stats.dropped += 1;
-        }
+        self.free.push(buffer);
+        self.trim();
+    }
+
+    fn trim(&mut self) {
+        let max = self.free_max();
+        self.stats.dropped += self.free.len().saturating_sub(max) as u64;
+        self.free.truncate(max);
     }
 }
 
@@ -251,6 +269,24 @@ mod tests {
         }
         let stats = pool.stats();
         assert_eq!((stats.allocated, stats.kept), (40, 3), "{stats:?}");
+    }
+
+    #[test]
+    fn as_many_are_free_as_come_and_go_and_no_more_than_expected() {
+        let mut pool = Pool::new(3);
+        pool.expect(50 * RECV_BUFFER);
+        let mut pinned: Vec<_> = (0..40)
+            .map(|_| {
+                let mut buffer = pool.ready(None, 1);
+                (fill(&mut buffer, 1), pool.put(buffer)).0
+            })
+            .collect();
+        pinned.truncate(20);
+        assert_eq!((pool.sweep(), pool.stats().kept), (20 * RECV_BUFFER, 40));
+        pool.expect(30 * RECV_BUFFER);
+        assert_eq!((pool.sweep(), pool.stats().kept), (20 * RECV_BUFFER, 30));
+        pinned.clear();
+        assert_eq!((pool.sweep(), pool.stats().kept), (0, 3), "a few where nobody waits");
     }
 
     #[test]
