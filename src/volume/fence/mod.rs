@@ -277,10 +277,11 @@ pub(in crate::volume) fn confirmed(
 }
 
 /// The session of a path is over: it neither waits nor resets.
-pub(in crate::volume) fn session_ended(v: &mut Volume, path: PathIndex) {
+pub(in crate::volume) fn session_ended(v: &mut Volume, now: Instant, path: PathIndex) {
     v.links[path.get()].reset = None;
     let (key, own) = (unit_key(v, path), nexus(v, path));
-    let lanes = quiet::change(v, |resets| match resets.gone(&key, own) {
+    let until = now + quiet::LEFT_FOR;
+    let lanes = quiet::change(v, |resets| match resets.ended(&key, own, until) {
         true => resets.lanes(&key),
         false => SmallVec::new(),
     });
