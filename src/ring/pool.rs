@@ -27,6 +27,9 @@ const LOOKS: usize = 4;
 /// whoever drops its last part.
 const SPENT_MAX: usize = 256;
 
+/// One free buffer too many is let go whenever so many have been used up.
+const LINGER: u64 = 8;
+
 /// What the pool did since the ring was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PoolStats {
@@ -50,6 +53,8 @@ pub(super) struct Pool {
     spent_max: usize,
     /// So many may be here in all, beside `free_max`.
     expected: usize,
+    /// Buffers that were used up.
+    puts: u64,
     stats: PoolStats,
 }
 
@@ -60,7 +65,7 @@ impl Pool {
         give_back_what_is_freed();
         let (spent, free) = (VecDeque::with_capacity(SPENT_MAX + 1), Vec::with_capacity(free_max));
         let spent_max = SPENT_MAX;
-        Pool { spent, free, free_max, spent_max, expected: 0, stats: PoolStats::default() }
+        Pool { spent, free, free_max, spent_max, expected: 0, puts: 0, stats: PoolStats::default() }
     }
 
     /// A buffer with at least `want` free bytes, preferably the socket's `current` one.
@@ -92,6 +97,13 @@ impl Pool {
             }
         }
         self.trim();
+        self.puts += 1;
+        if self.puts.is_multiple_of(LINGER) && self.free.len() > self.free_max.max(self.spent.len())
+        {
+            // More than come and go by now.
+            self.free.swap_remove(0);
+            self.stats.dropped += 1;
+        }
         if self.spent.len() > self.spent_max {
             self.spent.pop_front();
             self.stats.dropped += 1;
@@ -107,11 +119,10 @@ impl Pool {
         self.free.reserve(self.expected.saturating_sub(self.free.len()) + 1);
     }
 
-    /// Free buffers that are kept: a few; and where many wait as many again, as far as they are expected, for they
-    /// come and go together, and to map a new one costs more than to fill it.
+    /// Free buffers that are kept: a few, and as many as are expected beside those that wait, for they come and
+    /// go together, and to map a new one costs more than to fill it.
     fn free_max(&self) -> usize {
-        let waiting = self.spent.len();
-        self.free_max.max(waiting.min(self.expected.saturating_sub(waiting)))
+        self.free_max.max(self.expected.saturating_sub(self.spent.len()))
     }
 
     /// Bytes of the used-up buffers, those included that have become free since they were looked at.
@@ -286,7 +297,13 @@ mod tests {
         pool.expect(30 * RECV_BUFFER);
         assert_eq!((pool.sweep(), pool.stats().kept), (20 * RECV_BUFFER, 30));
         pinned.clear();
-        assert_eq!((pool.sweep(), pool.stats().kept), (0, 3), "a few where nobody waits");
+        assert_eq!((pool.sweep(), pool.stats().kept), (0, 30));
+        for _ in 0..40 * LINGER {
+            let mut buffer = pool.ready(None, 1);
+            drop(fill(&mut buffer, 1));
+            pool.put(buffer);
+        }
+        assert_eq!(pool.stats().kept, 3, "a few where nobody waits");
     }
 
     #[test]
