@@ -29,31 +29,8 @@ make_group one 11 "$a" 0
 make_group two 12 "$b" 1
 target_is() { echo "$2" >"/sys/kernel/config/target/iscsi/$1/tpgt_1/enable" || die "LIO: cannot set enable of $1"; }
 
-cat >"$run/mpio.toml" <<TOML
-[initiator]
-name = "iqn.2026-11.test.vm:alua"
-
-[[portal]]
-name = "a"
-address = "127.0.0.81"
-source = "127.0.0.1"
-
-[[portal]]
-name = "b"
-address = "127.0.0.82"
-source = "127.0.0.1"
-
-[[device]]
-name = "vm0"
-targets = ["$a", "$b"]
-lun = 1
-policy = "round-robin-subset"
-export = "unix:$run/vm0.sock"
-trust_identity = true
-# Emulation is slow: what is a second elsewhere is several here.
-path_timeout = "8s"
-command_timeout = "15s"
-TOML
+configure iqn.2026-11.test.vm:alua 127.0.0.81@127.0.0.1 127.0.0.82@127.0.0.1 \
+  'lun = 1' 'policy = "round-robin-subset"' "${patient[@]}"
 start_daemon
 ! grep -i 'access state' "$run/serve.log" || die "mpio makes nothing of what LIO says"
 

@@ -9,31 +9,8 @@ a=iqn.2026-11.test.san:ha1 b=iqn.2026-11.test.san:ha1partner
 truncate -s "$size" "$run/lun.img"
 tgt_start 1 127.0.0.11 "$a"
 tgt_start 2 127.0.0.12 "$b"
-cat >"$run/mpio.toml" <<TOML
-[initiator]
-name = "iqn.2026-11.test.vm:mpio"
-
-[[portal]]
-name = "a"
-address = "127.0.0.11"
-source = "127.0.0.1"
-
-[[portal]]
-name = "b"
-address = "127.0.0.12"
-source = "127.0.0.1"
-
-[[device]]
-name = "vm0"
-targets = ["$a", "$b"]
-lun = 1
-policy = "round-robin"
-export = "unix:$run/vm0.sock"
-trust_identity = true
-# Emulation is slow: what is a second elsewhere is several here.
-path_timeout = "8s"
-command_timeout = "15s"
-TOML
+configure iqn.2026-11.test.vm:mpio 127.0.0.11@127.0.0.1 127.0.0.12@127.0.0.1 \
+  'lun = 1' 'policy = "round-robin"' "${patient[@]}"
 
 start_daemon
 say "the device is up, $(status | jq -c '[.devices[0].paths[] | {name, state}]')"
