@@ -118,24 +118,68 @@ all_on $two $one
 
 # --- explicit: the initiator asks ---------------------------------------------------------------------
 
+logs_in_again() { # TARGET PATH
+  target_is "$1" 0
+  wait_for 30 "path $2 leaving active" path_is_not "$2" active
+  target_is "$1" 1
+  wait_for 30 "path $2 active again" path_is "$2" active
+}
+changed_by() { # TYPE: who may change the states from now on; mpio learns it by logging in
+  local name
+  for name in one two; do set_group "$name" alua_access_type "$1"; done
+  logs_in_again "$a" "$one"
+  logs_in_again "$b" "$two"
+}
+was_asked() { # GROUP
+  [ "$(cat "$(group "$1" alua_access_status)")" = "Altered by Explicit STPG" ] ||
+    die "the state was not changed by SET TARGET PORT GROUPS: $(cat "$(group "$1" alua_access_status)")"
+}
+
 say "from now on the storage wants to be asked as well"
-for name in one two; do set_group $name alua_access_type 3; done
-for target in "$a" "$b"; do # they learn it by logging in
-  path=$one
-  [ "$target" = "$a" ] || path=$two
-  target_is "$target" 0
-  wait_for 30 "path $path leaving active" path_is_not $path active
-  target_is "$target" 1
-  wait_for 30 "path $path active again" path_is $path active
-done
+changed_by 3
 set_group one alua_access_state 2
 shown $one standby standby 11
 all_on $two $one
 say "group 12's target goes: mpio asks for group 11"
 target_is "$b" 0
 shown $one active active-optimized 11
-[ "$(cat "$(group one alua_access_status)")" = "Altered by Explicit STPG" ] ||
-  die "the state was not changed by SET TARGET PORT GROUPS: $(cat "$(group one alua_access_status)")"
+was_asked one
+all_on $one $two
+target_is "$b" 1
+wait_for 30 "path $two active again" path_is $two active
+say "group 11 is non-optimized and group 12's target goes: the storage may mend that by itself, and is not asked"
+set_group one alua_access_state 1
+shown $one active active-non-optimized 11
+all_on $two $one
+target_is "$b" 0
+wait_for 30 "path $two leaving active" path_is_not $two active
+sleep 8
+[ "$(cat "$(group one alua_access_state)")" = 1 ] || die "mpio has changed a state without need"
+target_is "$b" 1
+wait_for 30 "path $two active again" path_is $two active
+
+# --- explicit only: nobody but an initiator changes a state ---------------------------------------------
+
+say "from now on the storage does nothing by itself"
+changed_by 2
+! echo 0 >"$(group one alua_access_state)" || die "LIO changes a state by itself: this is not what explicit means"
+shown $one active active-non-optimized 11
+all_on $two $one
+say "group 12's target goes, and group 11 is not optimized: after some seconds mpio asks"
+target_is "$b" 0
+shown $one active active-optimized 11
+was_asked one
+target_is "$b" 1
+wait_for 30 "path $two active again" path_is $two active
+say "somebody else makes group 11 stand by; group 12's target goes"
+set_group one alua_access_type 3
+set_group one alua_access_state 2
+set_group one alua_access_type 2
+shown $one standby standby 11
+all_on $two $one
+target_is "$b" 0
+shown $one active active-optimized 11
+was_asked one
 all_on $one $two
 target_is "$b" 1
 wait_for 30 "path $two active again" path_is $two active
