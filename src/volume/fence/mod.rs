@@ -20,6 +20,7 @@ pub mod nexus;
 pub mod resets;
 pub mod watch;
 
+use crate::base::table::Key;
 use crate::base::{Duration, Instant};
 use crate::path::planted::{Bug, planted};
 use crate::path::{Nexus, PathIndex, Proof};
@@ -27,7 +28,6 @@ use crate::session::TaskTag;
 use crate::volume::link::{self, FENCE, Phase};
 use crate::volume::request::{self, PartId};
 use crate::volume::spec::FenceProof;
-use crate::volume::table::Key;
 use crate::volume::{Level, Volume, abandon, detour, flush};
 use resets::{UnitKey, Waiting};
 
