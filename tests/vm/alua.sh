@@ -130,6 +130,10 @@ changed_by() { # TYPE: who may change the states from now on; mpio learns it by 
   logs_in_again "$a" "$one"
   logs_in_again "$b" "$two"
 }
+two_is_back() {
+  target_is "$b" 1
+  wait_for 30 "path $two active again" path_is $two active
+}
 was_asked() { # GROUP
   [ "$(cat "$(group "$1" alua_access_status)")" = "Altered by Explicit STPG" ] ||
     die "the state was not changed by SET TARGET PORT GROUPS: $(cat "$(group "$1" alua_access_status)")"
@@ -145,8 +149,7 @@ target_is "$b" 0
 shown $one active active-optimized 11
 was_asked one
 all_on $one $two
-target_is "$b" 1
-wait_for 30 "path $two active again" path_is $two active
+two_is_back
 say "group 11 is non-optimized and group 12's target goes: the storage may mend that by itself, and is not asked"
 set_group one alua_access_state 1
 shown $one active active-non-optimized 11
@@ -155,34 +158,26 @@ target_is "$b" 0
 wait_for 30 "path $two leaving active" path_is_not $two active
 sleep 8
 [ "$(cat "$(group one alua_access_state)")" = 1 ] || die "mpio has changed a state without need"
-target_is "$b" 1
-wait_for 30 "path $two active again" path_is $two active
+two_is_back
 
 # --- explicit only: nobody but an initiator changes a state ---------------------------------------------
 
 say "from now on the storage does nothing by itself"
+set_group one alua_access_state 0
 changed_by 2
-! echo 0 >"$(group one alua_access_state)" || die "LIO changes a state by itself: this is not what explicit means"
-shown $one active active-non-optimized 11
-all_on $two $one
-say "group 12's target goes, and group 11 is not optimized: after some seconds mpio asks"
-target_is "$b" 0
-shown $one active active-optimized 11
-was_asked one
-target_is "$b" 1
-wait_for 30 "path $two active again" path_is $two active
-say "somebody else makes group 11 stand by; group 12's target goes"
-set_group one alua_access_type 3
-set_group one alua_access_state 2
-set_group one alua_access_type 2
-shown $one standby standby 11
-all_on $two $one
-target_is "$b" 0
-shown $one active active-optimized 11
-was_asked one
-all_on $one $two
-target_is "$b" 1
-wait_for 30 "path $two active again" path_is $two active
+! echo 1 >"$(group one alua_access_state)" || die "LIO changes a state by itself: this is not what explicit means"
+for state in active-non-optimized:1 standby:2; do
+  say "somebody else makes group 11 ${state%:*}; group 12's target goes, and mpio asks for group 11"
+  set_group one alua_access_type 3
+  set_group one alua_access_state "${state#*:}"
+  set_group one alua_access_type 2
+  wait_for 30 "$one as ${state%:*}" status_says "any(.devices[0].paths[]; .name == \"$one\" and .alua == \"${state%:*}\")"
+  all_on $two $one
+  target_is "$b" 0
+  shown $one active active-optimized 11
+  was_asked one
+  two_is_back
+done
 
 # --- what fio saw -------------------------------------------------------------------------------------
 
