@@ -66,7 +66,7 @@ fn a_unit_that_has_become_the_same_is_used_within_half_a_minute() {
     });
     w.until_state(0, State::Active);
     w.until_state(1, State::Mismatched);
-    w.run(Duration::from_secs(70));
+    w.run(Duration::from_secs(35));
     label(&other, 1);
     let took = w.until_state(1, State::Active);
     assert!(took < Duration::from_secs(35), "{took:?}");
