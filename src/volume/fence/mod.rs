@@ -21,6 +21,7 @@ pub(in crate::volume) mod quiet;
 pub mod resets;
 pub mod watch;
 
+use crate::base::table::Key;
 use crate::base::{Duration, Instant};
 use crate::path::planted::{Bug, planted};
 use crate::path::{Nexus, PathIndex, Proof};
@@ -28,7 +29,6 @@ use crate::session::TaskTag;
 use crate::volume::link::{self, Phase};
 use crate::volume::request::{self, PartId};
 use crate::volume::spec::FenceProof;
-use crate::volume::table::Key;
 use crate::volume::{Level, Volume, abandon, detour};
 use resets::{UnitKey, Waiting};
 use smallvec::SmallVec;
