@@ -12,6 +12,8 @@ pub enum Bug {
     IsidChanges,
     /// Login alone is taken for a proof, without LOGICAL UNIT RESET.
     ResetSkipped,
+    /// LOGICAL UNIT RESET is sent whatever other sessions have on their way.
+    ResetUnprepared,
     /// A flush leaves one of its targets out.
     FlushSkipsTarget,
     /// A range is free as soon as its request is answered, whatever is in doubt.
@@ -32,10 +34,11 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 11] = [
+    pub const ALL: [Bug; 12] = [
         Bug::RetryTooLax,
         Bug::IsidChanges,
         Bug::ResetSkipped,
+        Bug::ResetUnprepared,
         Bug::FlushSkipsTarget,
         Bug::FreeAtReply,
         Bug::GrantForgotten,
@@ -53,6 +56,7 @@ impl Bug {
             Bug::RetryTooLax => "retry-too-lax",
             Bug::IsidChanges => "isid-changes",
             Bug::ResetSkipped => "reset-skipped",
+            Bug::ResetUnprepared => "reset-unprepared",
             Bug::FlushSkipsTarget => "flush-skips-target",
             Bug::FreeAtReply => "free-at-reply",
             Bug::GrantForgotten => "grant-forgotten",

@@ -101,6 +101,19 @@ impl Session {
         self.put_nop(0, tag, TAG_NONE);
     }
 
+    /// How many pings were answered. One that is sent now is answered when this is more by one, or by two
+    /// while another one is [in flight](Session::is_pinging).
+    #[must_use]
+    pub fn pings_answered(&self) -> u64 {
+        self.statistics.pings - u64::from(self.is_pinging())
+    }
+
+    /// Whether a ping waits for its answer.
+    #[must_use]
+    pub fn is_pinging(&self) -> bool {
+        self.ping.is_some()
+    }
+
     /// A NOP-Out is always immediate: it passes a closed window.
     fn put_nop(&mut self, lun: u64, task_tag: u32, transfer_tag: u32) {
         let nop = NopOut {

@@ -164,6 +164,8 @@ pub struct Session {
     management_retry: Option<Instant>,
     /// When the eldest task management request is not waited for any longer.
     management_deadline: Option<Instant>,
+    /// There were commands with data to the target when it ended, of which a byte had left.
+    left_writes: bool,
     statistics: Statistics,
 }
 
@@ -209,6 +211,7 @@ impl Session {
             logout_due: None,
             management_retry: None,
             management_deadline: None,
+            left_writes: false,
             statistics: Statistics::default(),
             config,
         }
@@ -324,6 +327,18 @@ impl Session {
         self.tasks.any(|task| task.lun == lun && task.owes_data(handed))
     }
 
+    /// Whether any live command of this logical unit carries data to the target.
+    #[must_use]
+    pub fn any_write(&self, lun: u64) -> bool {
+        self.tasks.any(|task| task.lun == lun && task.way == Way::Write)
+    }
+
+    /// Whether the session has ended, and its target may have to do with some of its data still.
+    #[must_use]
+    pub fn has_left_writes(&self) -> bool {
+        self.left_writes
+    }
+
     /// When the target last moved any command on: an answer, data, an R2T. Pings do not count.
     #[must_use]
     pub fn last_moved(&self) -> Instant {
@@ -411,6 +426,8 @@ impl Session {
             End::Login(_) | End::Session(_) => false,
         };
         self.statistics.digest_errors += u64::from(digest);
+        let handed = self.tx.handed();
+        self.left_writes = self.tasks.any(|t| t.way == Way::Write && handed > t.start);
         for tag in self.tasks.tags(|_| true) {
             self.lose(tag);
         }

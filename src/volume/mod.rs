@@ -44,12 +44,12 @@ pub mod tunables;
 // The rooms of the folders, by the names that all of the volume uses.
 use clients::memory;
 use fence as fencing;
-use fence::check;
 pub use fence::doubts;
 pub use fence::fence_command;
 pub use fence::nexus;
 pub use fence::resets;
 pub use fence::watch;
+use fence::{check, quiet};
 pub use io::hedge;
 use io::{abandon, block_ops, complete, dispatch, flush, request, transfer};
 pub use link::probe;
@@ -201,6 +201,10 @@ pub struct Volume {
     unticketed: VecDeque<(RequestId, BlockRange)>,
     actions: VecDeque<Action>,
     dirty_links: PathSet,
+    /// Paths by which no write is sent: their unit is about to be reset.
+    hushed: PathSet,
+    /// Which version of the shared resets that is of.
+    resets_version: u64,
     /// Paths that an administrator takes out, until their sockets are closed.
     leaving: PathSet,
     /// Paths that are compared by what clients write.
@@ -305,6 +309,8 @@ impl Volume {
             unticketed: VecDeque::new(),
             actions: VecDeque::with_capacity(64),
             dirty_links: PathSet::EMPTY,
+            hushed: PathSet::EMPTY,
+            resets_version: 0,
             leaving: PathSet::EMPTY,
             content_waits: PathSet::EMPTY,
             reference_reads: Vec::new(),
@@ -458,6 +464,7 @@ impl Volume {
         health::tick(self, now);
         content::tick(self, now);
         dispatch::no_path(self, now);
+        quiet::tick(self, now);
         fencing::hung_units(self, now);
         fencing::retry(self, now);
         fencing::renew(self, now);
@@ -481,6 +488,7 @@ impl Volume {
             memory::serve_line(self, now);
             request::grant(self, now);
             request::pump_all(self);
+            quiet::attend(self, now);
             dispatch::run(self, now);
             self.check_drain(now);
             if !self.again {
@@ -593,6 +601,7 @@ impl Volume {
             || self.shared.is_watching()
             || (!self.inherited_tidy && self.lane == 0)
             || self.held > 0
+            || !self.hushed.is_empty()
             || self.links.iter().any(|link| matches!(link.phase, link::Phase::Fencing))
             || !self.unticketed.is_empty()
     }

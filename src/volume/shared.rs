@@ -43,6 +43,8 @@ pub struct Shared {
     ledger: Mutex<Ledger>,
     /// Who sends LOGICAL UNIT RESET. Never taken together with another lock.
     resets: Mutex<Resets>,
+    /// See [`Resets::version`].
+    resets_version: AtomicU64,
     /// Ranges that were released without a proof. Taken after the ledger, never before it.
     watch: Mutex<Watch>,
     /// There are any, or some may come.
@@ -86,6 +88,7 @@ impl Shared {
         Shared {
             ledger: Mutex::new(ledger),
             resets: Mutex::new(Resets::default()),
+            resets_version: AtomicU64::new(0),
             watch: Mutex::new(Watch::default()),
             watching: AtomicBool::new(false),
             inheritance: Inheritance::none(),
@@ -177,9 +180,18 @@ impl Shared {
         known
     }
 
-    /// Who sends LOGICAL UNIT RESET to which unit.
-    pub fn resets(&self) -> MutexGuard<'_, Resets> {
-        self.resets.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Looks at who sends LOGICAL UNIT RESET to which unit, or changes it.
+    pub fn resets<T>(&self, f: impl FnOnce(&mut Resets) -> T) -> T {
+        let mut resets = self.resets.lock().unwrap_or_else(PoisonError::into_inner);
+        let out = f(&mut resets);
+        self.resets_version.store(resets.version(), Ordering::Release);
+        out
+    }
+
+    /// Changes whenever other paths are hushed for a reset: what lanes ask every turn, without the lock.
+    #[must_use]
+    pub fn resets_version(&self) -> u64 {
+        self.resets_version.load(Ordering::Acquire)
     }
 
     /// Looks at whose turn it is to change access states, or changes it.

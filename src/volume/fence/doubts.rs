@@ -85,14 +85,18 @@ impl Volume {
         let present = fencing::nexus(self, link.index);
         match &link.phase {
             Phase::Fencing => match link.reset {
-                Some((_, at)) => format!("logged in again, LOGICAL UNIT RESET sent {}", since(at)),
-                None => "logged in again, waits for another lane's LOGICAL UNIT RESET".to_owned(),
+                Some(r) if r.sent => {
+                    format!("logged in again, LOGICAL UNIT RESET sent {}", since(r.since))
+                }
+                _ => "logged in again, waits for another lane's LOGICAL UNIT RESET, or to send one when no \
+                      other session there has a write on its way"
+                    .to_owned(),
             },
             Phase::Up | Phase::Probing(_) if nexus == present => match link.reset {
-                Some((_, at)) => {
-                    format!("LOGICAL UNIT RESET sent on its own session {}", since(at))
+                Some(r) if r.sent => {
+                    format!("LOGICAL UNIT RESET sent on its own session {}", since(r.since))
                 }
-                None => "ABORT TASK sent on its own session".to_owned(),
+                _ => "ABORT TASK sent on its own session".to_owned(),
             },
             Phase::Up | Phase::Probing(_) | Phase::LoggingOut { .. } => {
                 "nothing more: the new login proves nothing (see the events)".to_owned()

@@ -17,6 +17,7 @@ pub(in crate::volume) mod check;
 pub mod doubts;
 pub mod fence_command;
 pub mod nexus;
+pub(in crate::volume) mod quiet;
 pub mod resets;
 pub mod watch;
 
@@ -24,12 +25,13 @@ use crate::base::{Duration, Instant};
 use crate::path::planted::{Bug, planted};
 use crate::path::{Nexus, PathIndex, Proof};
 use crate::session::TaskTag;
-use crate::volume::link::{self, FENCE, Phase};
+use crate::volume::link::{self, Phase};
 use crate::volume::request::{self, PartId};
 use crate::volume::spec::FenceProof;
 use crate::volume::table::Key;
-use crate::volume::{Level, Volume, abandon, detour, flush};
+use crate::volume::{Level, Volume, abandon, detour};
 use resets::{UnitKey, Waiting};
+use smallvec::SmallVec;
 
 /// The longest rest after a refused reset, in `management_timeout`s.
 const REST_FACTOR_MAX: u32 = 16;
@@ -41,7 +43,7 @@ pub(in crate::volume) fn nexus(v: &Volume, path: PathIndex) -> Nexus {
 }
 
 /// The unit behind a path, as resets know it.
-fn unit_key(v: &Volume, path: PathIndex) -> UnitKey {
+pub(in crate::volume) fn unit_key(v: &Volume, path: PathIndex) -> UnitKey {
     let spec = &v.links[path.get()].spec;
     UnitKey { target: spec.target.clone(), lun: spec.lun }
 }
@@ -98,6 +100,7 @@ pub(in crate::volume) fn owed(v: &Volume, path: PathIndex) -> bool {
 pub(in crate::volume) fn logged_in(v: &mut Volume, now: Instant, path: PathIndex) -> bool {
     let own = nexus(v, path);
     stranded(v, now, path, own);
+    quiet::logged_in(v, path);
     if !needed(v, path) && !wanted(v, path) {
         return false;
     }
@@ -122,8 +125,9 @@ pub(in crate::volume) fn logged_in(v: &mut Volume, now: Instant, path: PathIndex
     link.phase = Phase::Fencing;
     link.fencing_since = now;
     let waiting = Waiting { nexus: own, inherited: inherited(v, path) };
-    v.shared.resets().wait(&unit_key(v, path), waiting);
-    run_reset(v, now, path);
+    let key = unit_key(v, path);
+    v.shared.resets(|resets| resets.wait(&key, waiting));
+    quiet::prepare(v, now, path);
     true
 }
 
@@ -160,22 +164,6 @@ fn may_reset(v: &mut Volume, now: Instant, path: PathIndex) -> bool {
     false
 }
 
-/// Sends LOGICAL UNIT RESET, unless one is out for this unit already, by whatever lane.
-fn run_reset(v: &mut Volume, now: Instant, path: PathIndex) {
-    let key = unit_key(v, path);
-    let patience = v.spec.tunables.management_timeout;
-    let Some(serial) = v.shared.resets().begin(now, &key, nexus(v, path), patience) else { return };
-    flush::will_reset(v, path);
-    let link = &mut v.links[path.get()];
-    let session = link.session.as_mut().expect("only a session that is logged in resets");
-    if session.reset_logical_unit(now, key.lun, FENCE) {
-        link.reset = Some((serial, now));
-        v.mark_link(path);
-    } else {
-        v.shared.resets().failed(&key, serial);
-    }
-}
-
 /// A reset was answered.
 pub(in crate::volume) fn reset_answered(
     v: &mut Volume,
@@ -183,10 +171,10 @@ pub(in crate::volume) fn reset_answered(
     path: PathIndex,
     response: u8,
 ) {
-    let Some((serial, _)) = v.links[path.get()].reset.take() else { return };
+    let Some(quiet::Reset { serial, .. }) = v.links[path.get()].reset.take() else { return };
     let key = unit_key(v, path);
     if response != 0 {
-        v.shared.resets().failed(&key, serial);
+        quiet::change(v, |resets| resets.failed(&key, serial));
         rest(v, now, path);
         let why = format!(
             "LOGICAL UNIT RESET was answered with response {response}: no proof; blocks in doubt stay held \
@@ -196,7 +184,7 @@ pub(in crate::volume) fn reset_answered(
         go_on(v, now, path);
         return;
     }
-    let Some(freed_now) = v.shared.resets().answered(&key, serial) else { return };
+    let Some(freed_now) = quiet::change(v, |resets| resets.answered(&key, serial)) else { return };
     v.links[path.get()].reset_rest = Duration::ZERO;
     let mut proven = 0;
     for waiting in &freed_now {
@@ -254,9 +242,9 @@ pub(in crate::volume) fn renew(v: &mut Volume, now: Instant) {
 
 /// A reset had no answer for `management_timeout`: another one may be sent, by whoever comes first.
 pub(in crate::volume) fn reset_unanswered(v: &mut Volume, path: PathIndex) {
-    let Some((serial, _)) = v.links[path.get()].reset.take() else { return };
+    let Some(quiet::Reset { serial, .. }) = v.links[path.get()].reset.take() else { return };
     let key = unit_key(v, path);
-    v.shared.resets().failed(&key, serial);
+    quiet::change(v, |resets| resets.failed(&key, serial));
 }
 
 /// Ranges came out of doubt by a proof.
@@ -291,13 +279,12 @@ pub(in crate::volume) fn confirmed(
 pub(in crate::volume) fn session_ended(v: &mut Volume, path: PathIndex) {
     v.links[path.get()].reset = None;
     let (key, own) = (unit_key(v, path), nexus(v, path));
-    let mut resets = v.shared.resets();
-    if resets.gone(&key, own) {
-        let lanes = resets.lanes(&key);
-        drop(resets);
-        for lane in lanes.into_iter().filter(|lane| *lane != v.lane) {
-            v.actions.push_back(crate::volume::Action::WakeLane(lane));
-        }
+    let lanes = quiet::change(v, |resets| match resets.gone(&key, own) {
+        true => resets.lanes(&key),
+        false => SmallVec::new(),
+    });
+    for lane in lanes.into_iter().filter(|lane| *lane != v.lane) {
+        v.actions.push_back(crate::volume::Action::WakeLane(lane));
     }
 }
 
@@ -322,7 +309,7 @@ pub(in crate::volume) fn hung_units(v: &mut Volume, now: Instant) {
             continue;
         }
         if may_reset(v, now, path) {
-            run_reset(v, now, path);
+            quiet::prepare(v, now, path);
         } else {
             v.links[index].reset_not_before = now + v.spec.tunables.management_timeout;
         }
@@ -427,7 +414,7 @@ pub(in crate::volume) fn retry(v: &mut Volume, now: Instant) {
             }
             go_on(v, now, path);
         } else if v.links[index].reset.is_none() {
-            run_reset(v, now, path);
+            quiet::prepare(v, now, path);
         }
     }
 }
@@ -438,7 +425,7 @@ fn go_on(v: &mut Volume, now: Instant, path: PathIndex) {
         return;
     }
     let (key, own) = (unit_key(v, path), nexus(v, path));
-    v.shared.resets().gone(&key, own);
+    quiet::change(v, |resets| resets.gone(&key, own));
     v.links[path.get()].reset = None;
     detour::go_on(v, now, path);
 }

@@ -6,10 +6,17 @@
 //! it was sent. After a timeout another one may run, and only the newest answer counts (a target may keep
 //! one slot for the task management of a unit).
 //!
-//! Deliberately not here: sending it, and what the answer does to the ledger.
+//! LIO (Linux 6.1) never answers a reset that finds a write of *another* session waiting for its data, and
+//! its portal lets that nexus in no more. So a reset is first *prepared*: the paths in its *reach* (all to its
+//! target) are hushed on all lanes, and it is sent when every lane has said that no write of its sessions there
+//! is on its way. A session that has ended with such writes counts as well, until its nexus is logged into
+//! again, or for a time in which any target has noticed.
+//!
+//! Deliberately not here: sending it, what hushing means to a lane ([`quiet`](super::quiet)), and what the
+//! answer does to the ledger.
 
 use crate::base::{Duration, Instant};
-use crate::path::Nexus;
+use crate::path::{Nexus, PathIndex, PathSet};
 use smallvec::SmallVec;
 
 /// A logical unit as a target shows it.
@@ -33,11 +40,31 @@ pub struct Waiting {
 /// All that wait, small enough for the stack.
 pub type Waiters = SmallVec<[Waiting; 4]>;
 
+/// How far a reset is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stage {
+    /// Its paths are hushed; these lanes have nothing on its way there.
+    Prepared { quiet: SmallVec<[u16; 4]> },
+    /// It is out; its paths are hushed until the target must have it.
+    Sent { hushed: bool },
+}
+
 struct Running {
     serial: u32,
     by: Nexus,
     since: Instant,
+    reach: PathSet,
+    stage: Stage,
     frees: Waiters,
+}
+
+impl Running {
+    fn hushes(&self) -> PathSet {
+        match self.stage {
+            Stage::Prepared { .. } | Stage::Sent { hushed: true } => self.reach,
+            Stage::Sent { hushed: false } => PathSet::EMPTY,
+        }
+    }
 }
 
 struct Unit {
@@ -46,11 +73,27 @@ struct Unit {
     running: Option<Running>,
 }
 
+/// A reset that a lane has not agreed to yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// Of which unit.
+    pub key: UnitKey,
+    /// Its number.
+    pub serial: u32,
+    /// The session that will send it.
+    pub by: Nexus,
+    /// Paths that nothing may be on its way by.
+    pub reach: PathSet,
+}
+
 /// The resets of one device.
 #[derive(Default)]
 pub struct Resets {
     units: Vec<Unit>,
     serial: u32,
+    /// Lane and path of sessions that ended with writes on their way, and until when that counts.
+    left: Vec<(u16, PathIndex, Instant)>,
+    version: u64,
 }
 
 impl Resets {
@@ -66,6 +109,12 @@ impl Resets {
         &mut self.units[place]
     }
 
+    /// Changes when lanes have to look at [`hushed`](Resets::hushed) again.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
     /// A session that has logged in waits for the next reset of its unit that is sent from now on.
     pub fn wait(&mut self, key: &UnitKey, waiting: Waiting) {
         let unit = self.unit(key);
@@ -73,30 +122,112 @@ impl Resets {
         unit.waiting.push(waiting);
     }
 
-    /// Makes `by` the runner, unless somebody else's reset has been out for less than `patience`. Returns
-    /// the number of the reset.
-    pub fn begin(
+    /// Makes `by` the runner of a reset that all sessions of the paths in `reach` feel, unless somebody else's
+    /// has been out for less than `patience`, or a session there has ended with writes on their way. Returns
+    /// the number of the reset, which is prepared now.
+    pub fn prepare(
         &mut self,
         now: Instant,
         key: &UnitKey,
         by: Nexus,
+        reach: PathSet,
         patience: Duration,
     ) -> Option<u32> {
+        self.left.retain(|(.., until)| now < *until);
+        let other = |lane: u16, path: PathIndex| (lane, path) != (by.lane, by.path);
+        if self.left.iter().any(|(lane, path, _)| reach.contains(*path) && other(*lane, *path)) {
+            return None;
+        }
         let serial = self.serial.wrapping_add(1);
         let unit = self.unit(key);
         if unit.running.as_ref().is_some_and(|r| now < r.since + patience) {
             return None;
         }
-        let frees = unit.waiting.clone();
-        unit.running = Some(Running { serial, by, since: now, frees });
+        let stage = Stage::Prepared { quiet: SmallVec::new() };
+        unit.running =
+            Some(Running { serial, by, since: now, reach, stage, frees: Waiters::new() });
         self.serial = serial;
+        self.version += 1;
         Some(serial)
+    }
+
+    /// Paths by which no write may be sent.
+    #[must_use]
+    pub fn hushed(&self) -> PathSet {
+        let running = self.units.iter().filter_map(|unit| unit.running.as_ref());
+        running.fold(PathSet::EMPTY, |all, running| all.union(running.hushes()))
+    }
+
+    /// Resets that this lane has not agreed to yet.
+    #[must_use]
+    pub fn prepared(&self, lane: u16) -> SmallVec<[Prepared; 2]> {
+        let open = |unit: &Unit| {
+            let running = unit.running.as_ref()?;
+            let Stage::Prepared { quiet } = &running.stage else { return None };
+            let Running { serial, by, reach, .. } = *running;
+            (!quiet.contains(&lane)).then(|| Prepared { key: unit.key.clone(), serial, by, reach })
+        };
+        self.units.iter().filter_map(open).collect()
+    }
+
+    /// Nothing of this lane is on its way to the unit, and nothing will be. Returns whether that holds for
+    /// `lanes` lanes now.
+    pub fn agree(&mut self, key: &UnitKey, serial: u32, lane: u16, lanes: u16) -> bool {
+        let running = self.unit(key).running.as_mut().filter(|r| r.serial == serial);
+        let Some(Stage::Prepared { quiet }) = running.map(|r| &mut r.stage) else { return false };
+        if !quiet.contains(&lane) {
+            quiet.push(lane);
+        }
+        quiet.len() == usize::from(lanes)
+    }
+
+    /// The runner sends the reset, if all of `lanes` lanes have agreed.
+    pub fn send(&mut self, now: Instant, key: &UnitKey, serial: u32, lanes: u16) -> bool {
+        let unit = self.unit(key);
+        let Some(running) = unit.running.as_mut().filter(|r| r.serial == serial) else {
+            return false;
+        };
+        match &running.stage {
+            Stage::Prepared { quiet } if quiet.len() == usize::from(lanes) => {}
+            _ => return false,
+        }
+        running.stage = Stage::Sent { hushed: true };
+        running.since = now;
+        running.frees = unit.waiting.clone();
+        true
+    }
+
+    /// The target has it by now: what is sent from now on comes after it.
+    pub fn arrived(&mut self, key: &UnitKey, serial: u32) {
+        let running = self.unit(key).running.as_mut().filter(|r| r.serial == serial);
+        if let Some(Stage::Sent { hushed }) = running.map(|r| &mut r.stage)
+            && std::mem::take(hushed)
+        {
+            self.version += 1;
+        }
+    }
+
+    /// A session has ended with writes on their way.
+    pub fn left(&mut self, lane: u16, path: PathIndex, until: Instant) {
+        self.back(lane, path);
+        self.left.push((lane, path, until));
+    }
+
+    /// Its nexus was logged into again.
+    pub fn back(&mut self, lane: u16, path: PathIndex) {
+        self.left.retain(|(l, p, _)| (*l, *p) != (lane, path));
+    }
+
+    fn take(&mut self, key: &UnitKey, which: impl FnOnce(&Running) -> bool) -> Option<Running> {
+        let taken = self.unit(key).running.take_if(|running| which(running))?;
+        self.version += 1;
+        Some(taken)
     }
 
     /// The reset was answered with response 0: who is free now. `None` when it is not the newest one.
     pub fn answered(&mut self, key: &UnitKey, serial: u32) -> Option<Waiters> {
+        let running = self.take(key, |r| r.serial == serial)?;
         let unit = self.unit(key);
-        let running = unit.running.take_if(|r| r.serial == serial)?;
         // Who has gone meanwhile is not waiting any more, and its nexus is to be logged into again.
         let mut frees = running.frees;
         frees.retain(|freed| unit.waiting.contains(freed));
@@ -106,15 +237,14 @@ impl Resets {
 
     /// The reset was refused, could not be sent, or was not answered in time.
     pub fn failed(&mut self, key: &UnitKey, serial: u32) {
-        let _ = self.unit(key).running.take_if(|r| r.serial == serial);
+        let _ = self.take(key, |r| r.serial == serial);
     }
 
     /// A session does not wait any more: it ended, or needs no proof now. Returns whether others wait for a
     /// reset that it was running.
     pub fn gone(&mut self, key: &UnitKey, nexus: Nexus) -> bool {
-        let unit = self.unit(key);
-        unit.waiting.retain(|waiting| waiting.nexus != nexus);
-        unit.running.take_if(|r| r.by == nexus).is_some() && !unit.waiting.is_empty()
+        self.unit(key).waiting.retain(|waiting| waiting.nexus != nexus);
+        self.take(key, |r| r.by == nexus).is_some() && !self.unit(key).waiting.is_empty()
     }
 
     /// Lanes with sessions that wait.
@@ -128,13 +258,6 @@ impl Resets {
         }
         lanes
     }
-
-    /// The lane that runs a reset of this unit, and since when.
-    #[must_use]
-    pub fn running(&self, key: &UnitKey) -> Option<(u16, Instant)> {
-        let unit = self.units.iter().find(|unit| unit.key == *key)?;
-        unit.running.as_ref().map(|r| (r.by.lane, r.since))
-    }
 }
 
 #[cfg(test)]
@@ -146,6 +269,14 @@ mod tests {
 
     fn nexus(lane: u16, generation: u64) -> Nexus {
         Nexus { lane, path: PathIndex::new(0), generation, group: Some(1) }
+    }
+
+    /// Prepared and sent at once, as a device with one lane does it.
+    fn begin(r: &mut Resets, now: Instant, key: &UnitKey, by: Nexus) -> Option<u32> {
+        let serial = r.prepare(now, key, by, PathSet::only(by.path), PATIENCE)?;
+        assert!(r.agree(key, serial, by.lane, 1), "the only lane");
+        assert!(r.send(now, key, serial, 1), "agreed");
+        Some(serial)
     }
 
     fn waiting(lane: u16, generation: u64) -> Waiting {
@@ -165,24 +296,23 @@ mod tests {
         let (mut r, a) = (Resets::default(), key("a"));
         r.wait(&a, waiting(0, 1));
         r.wait(&a, waiting(1, 1));
-        let first = r.begin(at(0), &a, nexus(0, 1), PATIENCE).expect("nobody runs one");
-        assert_eq!(r.begin(at(1), &a, nexus(1, 1), PATIENCE), None);
-        assert!(r.begin(at(1), &key("b"), nexus(1, 1), PATIENCE).is_some(), "another unit");
+        let first = begin(&mut r, at(0), &a, nexus(0, 1)).expect("nobody runs one");
+        assert_eq!(begin(&mut r, at(1), &a, nexus(1, 1)), None);
+        assert!(begin(&mut r, at(1), &key("b"), nexus(1, 1)).is_some(), "another unit");
         r.wait(&a, waiting(2, 1));
-        assert_eq!(r.running(&a), Some((0, at(0))));
         let freed = r.answered(&a, first).expect("the newest");
         assert_eq!(freed[..], [waiting(0, 1), waiting(1, 1)]);
         assert_eq!(r.lanes(&a)[..], [2], "it logged in after the reset was sent");
         assert_eq!(r.answered(&a, first), None, "answered once");
-        assert!(r.begin(at(2), &a, nexus(2, 1), PATIENCE).is_some());
+        assert!(begin(&mut r, at(2), &a, nexus(2, 1)).is_some());
     }
 
     #[test]
     fn after_a_timeout_only_the_newest_answer_counts() {
         let (mut r, a) = (Resets::default(), key("a"));
         r.wait(&a, waiting(0, 1));
-        let old = r.begin(at(0), &a, nexus(0, 1), PATIENCE).expect("first");
-        let new = r.begin(at(30), &a, nexus(1, 1), PATIENCE).expect("overdue");
+        let old = begin(&mut r, at(0), &a, nexus(0, 1)).expect("first");
+        let new = begin(&mut r, at(30), &a, nexus(1, 1)).expect("overdue");
         assert_eq!(r.answered(&a, old), None);
         r.failed(&a, old);
         assert_eq!(r.answered(&a, new).expect("the newest")[..], [waiting(0, 1)]);
@@ -193,15 +323,63 @@ mod tests {
         let (mut r, a) = (Resets::default(), key("a"));
         r.wait(&a, waiting(0, 1));
         r.wait(&a, waiting(1, 1));
-        r.begin(at(0), &a, nexus(0, 1), PATIENCE).expect("first");
+        begin(&mut r, at(0), &a, nexus(0, 1)).expect("first");
         assert!(r.gone(&a, nexus(0, 1)));
         assert!(!r.gone(&a, nexus(0, 1)));
-        let next = r.begin(at(1), &a, nexus(1, 1), PATIENCE).expect("its runner is gone");
+        let next = begin(&mut r, at(1), &a, nexus(1, 1)).expect("its runner is gone");
         // It logs in again behind the reset.
         r.wait(&a, waiting(0, 2));
         assert_eq!(r.answered(&a, next).expect("the newest")[..], [waiting(1, 1)]);
-        let last = r.begin(at(2), &a, nexus(0, 2), PATIENCE).expect("free");
+        let last = begin(&mut r, at(2), &a, nexus(0, 2)).expect("free");
         r.failed(&a, last);
-        assert!(r.begin(at(2), &a, nexus(0, 2), PATIENCE).is_some());
+        assert!(begin(&mut r, at(2), &a, nexus(0, 2)).is_some());
+    }
+
+    #[test]
+    fn it_is_sent_when_every_lane_has_agreed_and_hushes_its_paths_until_the_target_has_it() {
+        let (mut r, a) = (Resets::default(), key("a"));
+        let reach = PathSet::only(PathIndex::new(0)).with(PathIndex::new(2));
+        r.wait(&a, waiting(0, 1));
+        let serial = r.prepare(at(0), &a, nexus(0, 1), reach, PATIENCE).expect("nobody runs one");
+        assert_eq!((r.hushed(), r.version()), (reach, 1));
+        assert!(!r.agree(&a, serial, 0, 2) && !r.agree(&a, serial, 0, 2), "one lane of two");
+        assert!(!r.send(at(1), &a, serial, 2));
+        assert_eq!(r.prepared(0)[..], []);
+        let by = nexus(0, 1);
+        assert_eq!(r.prepared(1)[..], [Prepared { key: a.clone(), serial, by, reach }]);
+        r.wait(&a, waiting(1, 1));
+        assert!(r.agree(&a, serial, 1, 2));
+        assert!(!r.agree(&a, serial + 1, 1, 2), "another one");
+        assert!(r.send(at(1), &a, serial, 2) && !r.send(at(1), &a, serial, 2), "once");
+        assert_eq!((r.hushed(), r.version()), (reach, 1));
+        r.arrived(&a, serial);
+        r.arrived(&a, serial);
+        assert_eq!((r.hushed(), r.version()), (PathSet::EMPTY, 2));
+        // Both had logged in before it was sent.
+        assert_eq!(r.answered(&a, serial).expect("the newest").len(), 2);
+        assert_eq!(r.version(), 3);
+    }
+
+    #[test]
+    fn a_session_that_left_writes_on_their_way_holds_it_back_for_a_while() {
+        let (mut r, a) = (Resets::default(), key("a"));
+        let [own, other, far] = [0, 1, 2].map(PathIndex::new);
+        let reach = PathSet::only(own).with(other);
+        let ready = |r: &mut Resets, at| {
+            let serial = r.prepare(at, &a, nexus(0, 1), reach, PATIENCE);
+            serial.inspect(|serial| r.failed(&a, *serial)).is_some()
+        };
+        r.left(0, own, at(30));
+        r.left(1, far, at(30));
+        assert!(
+            ready(&mut r, at(0)),
+            "its own login has ended that; the other is out of its reach"
+        );
+        r.left(0, other, at(30));
+        assert!(!ready(&mut r, at(29)) && ready(&mut r, at(30)));
+        r.left(1, own, at(60));
+        assert!(!ready(&mut r, at(30)), "another lane's");
+        r.back(1, own);
+        assert!(ready(&mut r, at(30)));
     }
 }

@@ -88,6 +88,9 @@ fn start(v: &mut Volume, now: Instant, id: PartId) -> Started {
     if part.verb == PartVerb::Read && !part.pinned {
         allowed = allowed.minus(check::unread(v, part.lba, part.blocks));
     }
+    if part.verb.changes_state() {
+        allowed = allowed.minus(v.hushed);
+    }
     let unrecorded = v.unrecorded.and(usable);
     if part.verb.changes_state() && !unrecorded.is_empty() {
         allowed = allowed.minus(unrecorded);

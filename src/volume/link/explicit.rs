@@ -143,7 +143,11 @@ fn comes(v: &Volume, path: PathIndex, down_since: Instant) -> Option<Instant> {
 
 /// Whether a reset is out, or about to be: the states must not change under it.
 fn is_fencing(v: &Volume) -> bool {
-    v.links.iter().any(|link| link.reset.is_some() || matches!(link.phase, Phase::Fencing))
+    let own = |link: &crate::volume::link::Link| {
+        link.reset.is_some() || matches!(link.phase, Phase::Fencing)
+    };
+    // The command has data of its own: none goes where another lane is about to reset.
+    !v.hushed.is_empty() || v.links.iter().any(own)
 }
 
 /// When [`timeouts`] has something to do.

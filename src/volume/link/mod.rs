@@ -28,7 +28,7 @@ use crate::session::{
 };
 use crate::volume::nexus::{self, Recorded};
 use crate::volume::spec::PathSpec;
-use crate::volume::{Action, Level, Volume, complete, detour, fencing, flush};
+use crate::volume::{Action, Level, Volume, complete, detour, fencing, flush, quiet};
 use crate::wire::iscsi::TargetAddress;
 use crate::wire::iscsi::codes::{tmf, tmf_response};
 use alua::Standing;
@@ -83,8 +83,13 @@ pub(in crate::volume) struct Link {
     pub(in crate::volume) generation: u64,
     /// Portal group of the last login: a proof counts only in the same one.
     pub(in crate::volume) portal_group: Option<u16>,
-    /// LOGICAL UNIT RESET that is out on this session: its number, and since when.
-    pub(in crate::volume) reset: Option<(u32, Instant)>,
+    /// LOGICAL UNIT RESET that is prepared for this session, or out on it.
+    pub(in crate::volume) reset: Option<quiet::Reset>,
+    /// After a reset that could not be sent: none is prepared before then, and how long that was.
+    pub(in crate::volume) prepare_not_before: Instant,
+    pub(in crate::volume) prepare_rest: Duration,
+    /// What a reset of the unit waits for on this session.
+    pub(in crate::volume) echo: quiet::Echo,
     /// The target has refused to reset: it is not asked again before this.
     pub(in crate::volume) reset_not_before: Instant,
     /// How long that was; zero: the last one was answered.
@@ -166,6 +171,9 @@ impl Link {
             generation: 0,
             portal_group: None,
             reset: None,
+            prepare_not_before: Instant::ZERO,
+            prepare_rest: Duration::ZERO,
+            echo: quiet::Echo::default(),
             reset_not_before: Instant::ZERO,
             reset_rest: Duration::ZERO,
             fencing_since: Instant::ZERO,
@@ -547,6 +555,7 @@ pub(in crate::volume) fn give_up(v: &mut Volume, now: Instant, path: PathIndex, 
     fencing::session_ended(v, path);
     if let Some(session) = v.links[path.get()].session.as_mut() {
         session.handle_closed(now, CloseReason::GivenUp);
+        quiet::session_closed(v, now, path);
         events(v, now, path);
     }
 }

@@ -156,6 +156,7 @@ fn pair(dice: &mut Dice, seed: u64) -> PairConfig {
     let (unmap, write_same) = (!dice.one_in(4), !dice.one_in(4));
     for node in &mut pair.nodes {
         node.reinstatement_aborts = dice.one_in(2);
+        node.reset_beside_open_writes = dice.one_in(2);
         node.window = dice.pick(&[128, 128, 32, 4]);
         let abilities = &mut node.abilities;
         abilities.fua = fua;

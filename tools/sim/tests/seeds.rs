@@ -97,6 +97,11 @@ mod planted {
     }
 
     #[test]
+    fn a_reset_beside_writes_on_their_way_is_found() {
+        finds(Bug::Product(Product::ResetUnprepared), 400, &[Rule::Alive]);
+    }
+
+    #[test]
     fn a_flush_that_skips_a_target_is_found() {
         finds(Bug::Product(Product::FlushSkipsTarget), 50, &[Rule::Stable]);
     }

@@ -84,6 +84,10 @@ pub struct NodeConfig {
     /// Whether a session that takes the place of an older one ends the commands of that one, as
     /// RFC 7143 section 6.3.5 asks. Real targets were measured not to.
     pub reinstatement_aborts: bool,
+    /// Whether LOGICAL UNIT RESET is carried out while a write of another session waits for its data. If not, it
+    /// is never answered, and neither is that write, and the nexus that asked is let in no more: LIO of Linux
+    /// 6.1 was measured to be so.
+    pub reset_beside_open_writes: bool,
 }
 
 impl NodeConfig {
@@ -105,6 +109,7 @@ impl NodeConfig {
             abilities: Abilities::default(),
             claimed_size: None,
             reinstatement_aborts: true,
+            reset_beside_open_writes: true,
         }
     }
 }

@@ -17,14 +17,18 @@
 //! assert!(node.poll_action().is_some(), "a ping before the login: the connection is reset");
 //! ```
 
-use crate::base::{Instant, TxQueue};
+use crate::base::{Duration, Instant, TxQueue};
 use crate::connection::{Connection, execute_orphan};
 use crate::faults::{Accept, AsyncMessage, Cut, Faults};
 pub use crate::state::{ConnectionId, Counters};
 use crate::state::{Core, Effect, Held};
+use crate::wire::iscsi::codes::tmf_response;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+/// LIO gives a connection up when the data of a write have not come for so long: five times three seconds.
+const DATA_OUT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What a driver must do with a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -285,6 +289,7 @@ impl Node {
             match effect {
                 Effect::Cut(id, cut) => self.cut(id, cut),
                 Effect::ResetUnit { by } => self.reset_unit(by),
+                Effect::TryResetUnit { by, task_tag, now } => self.try_reset(now, by, task_tag),
                 Effect::ResetTarget => self.cut_all(Cut::Reset),
             }
         }
@@ -304,6 +309,30 @@ impl Node {
         let all: Vec<_> = self.connections.keys().copied().collect();
         for id in all {
             self.cut(id, cut);
+        }
+    }
+
+    /// LOGICAL UNIT RESET of a target that sticks at writes of other sessions which wait for their data.
+    fn try_reset(&mut self, now: Instant, by: ConnectionId, task_tag: u32) {
+        let others = self.connections.iter().filter(|(id, _)| **id != by);
+        let waiting = others.filter_map(|(id, c)| Some((*id, c.waits_since()?)));
+        let (late, stuck): (Vec<_>, Vec<_>) =
+            waiting.partition(|(_, since)| now - *since >= DATA_OUT_TIMEOUT);
+        for (id, _) in late {
+            self.cut(id, Cut::Reset);
+        }
+        for (id, _) in &stuck {
+            self.connections.get_mut(id).expect("it was just there").stick_writes();
+        }
+        if !stuck.is_empty() {
+            let key = self.connections.get(&by).and_then(|c| c.session_key()).cloned();
+            self.core.barred.extend(key);
+            return;
+        }
+        self.reset_unit(by);
+        if let Some(connection) = self.connections.get_mut(&by) {
+            connection.answer_management(&mut self.core, task_tag, tmf_response::COMPLETE);
+            self.dirty.insert(by);
         }
     }
 

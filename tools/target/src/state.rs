@@ -44,6 +44,12 @@ pub(crate) enum Effect {
     ResetUnit {
         by: ConnectionId,
     },
+    /// The same, answered here: by a target that may stick at it.
+    TryResetUnit {
+        by: ConnectionId,
+        task_tag: u32,
+        now: Instant,
+    },
     /// Every session ends.
     ResetTarget,
 }
@@ -101,6 +107,8 @@ pub(crate) struct Core {
     pub sessions: HashMap<SessionKey, (ConnectionId, u16)>,
     /// Nexuses that were here before: they find 29/07 instead of 29/00.
     pub known: HashSet<SessionKey>,
+    /// Nexuses whose LOGICAL UNIT RESET is stuck: they are let in no more.
+    pub barred: HashSet<SessionKey>,
     pub held: BTreeMap<(Instant, u64), Held>,
     pub effects: Vec<Effect>,
     /// For reads from files.
@@ -127,6 +135,7 @@ impl Core {
             counters,
             sessions: HashMap::new(),
             known: HashSet::new(),
+            barred: HashSet::new(),
             held: BTreeMap::new(),
             effects: Vec::new(),
             scratch: Vec::new(),

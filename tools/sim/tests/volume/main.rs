@@ -18,6 +18,7 @@ mod hedge;
 mod identity;
 mod inheritance;
 mod paths;
+mod quiet;
 mod resize;
 mod watch;
 

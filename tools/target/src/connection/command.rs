@@ -52,7 +52,7 @@ impl Connection {
             return self.violation(core, what);
         }
         if command.write && (data.len() as u32) < command.expected_len {
-            return self.begin_write(core, command, data);
+            return self.begin_write(core, now, command, data);
         }
         self.complete(core, now, command, data);
     }

@@ -2,7 +2,7 @@
 //! logout, messages, rejects.
 
 use super::Connection;
-use crate::base::Serial;
+use crate::base::{Instant, Serial};
 use crate::faults::{AsyncMessage, AtTaskManagement, Cut};
 use crate::limits::TEXT_MAX;
 use crate::state::{Core, Counters, Effect};
@@ -120,22 +120,38 @@ impl Connection {
         }
     }
 
-    pub(super) fn task_management(&mut self, core: &mut Core, pdu: &TaskManagementRequest) {
+    pub(super) fn task_management(
+        &mut self,
+        core: &mut Core,
+        now: Instant,
+        pdu: &TaskManagementRequest,
+    ) {
         if !self.accept(core, pdu.cmd_sn, pdu.immediate) {
             return;
         }
         let response = match core.faults.task_management() {
             Some(AtTaskManagement::Mute) => return,
             Some(AtTaskManagement::Answer(code)) => code,
+            None if self.may_stick(core, pdu) => {
+                let (by, task_tag) = (self.id, pdu.task_tag);
+                core.effects.push(Effect::TryResetUnit { by, task_tag, now });
+                return;
+            }
             None => self.manage(core, pdu),
         };
-        let answer = TaskManagementResponse {
-            response,
-            task_tag: pdu.task_tag,
-            numbers: self.numbers(core, true),
-            data_len: 0,
-        };
+        self.answer_management(core, pdu.task_tag, response);
+    }
+
+    pub(crate) fn answer_management(&mut self, core: &mut Core, task_tag: u32, response: u8) {
+        let numbers = self.numbers(core, true);
+        let answer = TaskManagementResponse { response, task_tag, numbers, data_len: 0 };
         self.send(core, &answer.to_bhs(), &[]);
+    }
+
+    fn may_stick(&self, core: &Core, pdu: &TaskManagementRequest) -> bool {
+        pdu.function == tmf::LOGICAL_UNIT_RESET
+            && !core.config.reset_beside_open_writes
+            && core.unit.is(pdu.lun)
     }
 
     /// Does what the function asks; the response code.

@@ -187,7 +187,7 @@ impl Connection {
             opcode::DATA_OUT => self.data_out(core, now, &DataOut::parse(bhs), data),
             opcode::NOP_OUT => self.nop_out(core, &NopOut::parse(bhs), data),
             opcode::TASK_MANAGEMENT_REQUEST => {
-                self.task_management(core, &TaskManagementRequest::parse(bhs));
+                self.task_management(core, now, &TaskManagementRequest::parse(bhs));
             }
             opcode::TEXT_REQUEST => self.text_request(core, &TextRequest::parse(bhs), data),
             opcode::LOGOUT_REQUEST => self.logout(core, &LogoutRequest::parse(bhs)),
@@ -295,6 +295,9 @@ impl Connection {
                 response.transit = next_stage.is_some();
                 response.next_stage = next_stage.unwrap_or(0);
                 if next_stage == Some(stage::FULL_FEATURE) {
+                    if self.is_barred(core, request.isid) {
+                        return;
+                    }
                     response.tsih = self.establish(core, request.isid);
                 }
                 text
@@ -320,6 +323,13 @@ impl Connection {
             self.deframer.set_digests(p.header_digest, p.data_digest);
             self.deframer.set_max_segment(p.recv_segment);
         }
+    }
+
+    /// Whether the login of this nexus is never answered.
+    fn is_barred(&self, core: &Core, isid: [u8; 6]) -> bool {
+        let Phase::Login(login) = &self.phase else { return false };
+        let Some(who) = login.who().filter(|who| !who.discovery) else { return false };
+        core.barred.contains(&SessionKey { initiator: who.initiator.clone(), isid })
     }
 
     /// Enters the full feature phase: takes the place of an older session of the same name first.

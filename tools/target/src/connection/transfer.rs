@@ -43,6 +43,10 @@ pub(super) struct WriteTask {
     r2t_sn: u32,
     /// Data was damaged: the task ends with this once its data is through.
     failed: Option<Sense>,
+    /// When its data last moved.
+    moved: Instant,
+    /// It is never answered: see [`NodeConfig::reset_beside_open_writes`](crate::NodeConfig).
+    stuck: bool,
 }
 
 /// Whether a command's immediate data and its promise of more keep to what was negotiated.
@@ -78,7 +82,13 @@ pub(super) fn check_unsolicited(
 }
 
 impl Connection {
-    pub(super) fn begin_write(&mut self, core: &mut Core, command: &ScsiCommand, data: &[u8]) {
+    pub(super) fn begin_write(
+        &mut self,
+        core: &mut Core,
+        now: Instant,
+        command: &ScsiCommand,
+        data: &[u8],
+    ) {
         if command.expected_len > WRITE_MAX {
             let sense = Sense::invalid_field_in_cdb(0);
             self.outstanding = self.outstanding.saturating_sub(1);
@@ -105,6 +115,8 @@ impl Connection {
             asked: received,
             r2t_sn: 0,
             failed: None,
+            moved: now,
+            stuck: false,
         };
         if task.unsolicited.is_none() {
             self.ask(core, &mut task);
@@ -156,10 +168,11 @@ impl Connection {
         if let Err(what) = task.take(pdu, data) {
             return self.violation(core, what);
         }
+        task.moved = now;
         if task.unsolicited.is_none() {
             self.ask(core, &mut task);
         }
-        if !task.is_complete() {
+        if !task.is_complete() || task.stuck {
             self.writes.insert(pdu.task_tag, task);
             return;
         }
@@ -203,6 +216,18 @@ impl Connection {
             self.outstanding = self.outstanding.saturating_sub(1);
         }
         found
+    }
+
+    /// When data last moved of the write that has waited longest for some; `None` without one.
+    pub(crate) fn waits_since(&self) -> Option<Instant> {
+        self.writes.values().map(|task| task.moved).min()
+    }
+
+    /// Writes that wait for data are never answered.
+    pub(crate) fn stick_writes(&mut self) {
+        for task in self.writes.values_mut() {
+            task.stuck = true;
+        }
     }
 
     /// Forgets all writes that wait for data.
