@@ -79,10 +79,6 @@ const TIMER_GRAIN: Duration = Duration::from_millis(10);
 /// pause the clock itself is put right: see [`SteadyClock`].
 const STALL_MIN: Duration = Duration::from_millis(5);
 
-/// Giving the processor away takes a fraction of a microsecond when nobody wants it. Longer than this, and
-/// somebody has had it.
-const YIELDED_MIN: Duration = Duration::from_micros(3);
-
 /// The thread's state.
 struct Lane {
     id: u16,
