@@ -3,6 +3,7 @@
 
 use super::explicit::Turn;
 use super::nexus::{Inheritance, NexusRecord};
+use super::quiet;
 use super::resets::Resets;
 use super::watch::Watch;
 use crate::base::Instant;
@@ -122,7 +123,9 @@ impl Shared {
         left_behind: Vec<(NexusRecord, bool)>,
     ) -> Shared {
         let inheritance = Inheritance::take(now, &mut ledger, left_behind);
-        Shared { inheritance, records: true, ..Shared::new(ledger) }
+        let shared = Shared { inheritance, records: true, ..Shared::new(ledger) };
+        shared.resets(|resets| quiet::inherited(now, resets, &shared.inheritance));
+        shared
     }
 
     /// What an earlier process has left behind.

@@ -14,10 +14,11 @@
 //!
 //! [`resets`]: super::resets
 
-use super::resets::{Prepared, Resets, UnitKey};
+use super::nexus::Inheritance;
+use super::resets::{Left, Prepared, Resets, UnitKey};
 use crate::base::{Duration, Instant};
 use crate::path::planted::{Bug, planted};
-use crate::path::{PathIndex, PathSet};
+use crate::path::{Nexus, PathIndex, PathSet};
 use crate::session::Session;
 use crate::volume::link::{FENCE, Link};
 use crate::volume::{Action, Volume, fencing, flush};
@@ -26,8 +27,8 @@ use crate::volume::{Action, Volume, fencing, flush};
 const PATIENCE_DIVISOR: u32 = 4;
 
 /// A target that has not heard of the end of a session waits for the data of its writes for less than this: LIO
-/// (Linux 6.1) for five times three seconds.
-const LEFT_FOR: Duration = Duration::from_secs(30);
+/// (Linux 6.1) for five times three seconds. Shorter than the least `fence_timeout` that is usual.
+const LEFT_FOR: Duration = Duration::from_secs(20);
 
 /// LOGICAL UNIT RESET of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,12 +215,34 @@ pub(in crate::volume) fn tick(v: &mut Volume, now: Instant) {
 
 /// A session has ended: what it had on its way may still be arriving, and its target may be waiting for the rest.
 pub(in crate::volume) fn session_closed(v: &Volume, now: Instant, path: PathIndex) {
-    if v.links[path.get()].session_ref().is_some_and(Session::has_left_writes) {
-        v.shared.resets(|resets| resets.left(v.lane, path, now + LEFT_FOR));
+    let link = &v.links[path.get()];
+    if link.session_ref().is_some_and(Session::has_left_writes) {
+        let (left, target) = (Left::Session { lane: v.lane, path }, &link.spec.target);
+        v.shared.resets(|resets| resets.left(left, target, now + LEFT_FOR));
     }
 }
 
-/// A new session has taken the place of the one that ended.
+/// An earlier process has left these behind: what it had on its way is not known.
+pub(in crate::volume) fn inherited(now: Instant, resets: &mut Resets, inheritance: &Inheritance) {
+    for (nexus, record, _) in inheritance.all() {
+        let index = nexus.inheritance().expect("an inherited nexus");
+        resets.left(Left::Inherited { index }, &record.target, now + LEFT_FOR);
+    }
+}
+
+/// A new session has taken the place of those that ended.
 pub(super) fn logged_in(v: &Volume, path: PathIndex) {
-    v.shared.resets(|resets| resets.back(v.lane, path));
+    dead(v, fencing::nexus(v, path));
+    if let Some(before) = v.links[path.get()].inherited {
+        dead(v, before);
+    }
+}
+
+/// What was sent on the sessions of this nexus until now is not on its way any more.
+pub(super) fn dead(v: &Volume, nexus: Nexus) {
+    let left = match nexus.inheritance() {
+        None => Left::Session { lane: nexus.lane, path: nexus.path },
+        Some(index) => Left::Inherited { index },
+    };
+    v.shared.resets(|resets| resets.back(&left));
 }

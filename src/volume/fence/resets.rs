@@ -86,13 +86,30 @@ pub struct Prepared {
     pub reach: PathSet,
 }
 
+/// Whose session has ended with writes on their way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// Ours.
+    Session {
+        /// Its lane.
+        lane: u16,
+        /// Its path.
+        path: PathIndex,
+    },
+    /// An earlier process's: it may have had some.
+    Inherited {
+        /// The nexus, as [`Nexus::inherited`] names it.
+        index: usize,
+    },
+}
+
 /// The resets of one device.
 #[derive(Default)]
 pub struct Resets {
     units: Vec<Unit>,
     serial: u32,
-    /// Lane and path of sessions that ended with writes on their way, and until when that counts.
-    left: Vec<(u16, PathIndex, Instant)>,
+    /// What sessions have left on its way to which target, and until when that counts.
+    left: Vec<(Left, String, Instant)>,
     version: u64,
 }
 
@@ -134,8 +151,11 @@ impl Resets {
         patience: Duration,
     ) -> Option<u32> {
         self.left.retain(|(.., until)| now < *until);
-        let other = |lane: u16, path: PathIndex| (lane, path) != (by.lane, by.path);
-        if self.left.iter().any(|(lane, path, _)| reach.contains(*path) && other(*lane, *path)) {
+        let concerns = |left: &Left, target: &str| match left {
+            Left::Session { path, .. } => reach.contains(*path),
+            Left::Inherited { .. } => target == key.target,
+        };
+        if self.left.iter().any(|(left, target, _)| concerns(left, target)) {
             return None;
         }
         let serial = self.serial.wrapping_add(1);
@@ -207,15 +227,15 @@ impl Resets {
         }
     }
 
-    /// A session has ended with writes on their way.
-    pub fn left(&mut self, lane: u16, path: PathIndex, until: Instant) {
-        self.back(lane, path);
-        self.left.push((lane, path, until));
+    /// A session to `target` has ended with writes on their way.
+    pub fn left(&mut self, left: Left, target: &str, until: Instant) {
+        self.back(&left);
+        self.left.push((left, target.to_owned(), until));
     }
 
-    /// Its nexus was logged into again.
-    pub fn back(&mut self, lane: u16, path: PathIndex) {
-        self.left.retain(|(l, p, _)| (*l, *p) != (lane, path));
+    /// They cannot come any more: its nexus was logged into again, or somebody knows it.
+    pub fn back(&mut self, left: &Left) {
+        self.left.retain(|(other, ..)| other != left);
     }
 
     fn take(&mut self, key: &UnitKey, which: impl FnOnce(&Running) -> bool) -> Option<Running> {
@@ -369,17 +389,18 @@ mod tests {
             let serial = r.prepare(at, &a, nexus(0, 1), reach, PATIENCE);
             serial.inspect(|serial| r.failed(&a, *serial)).is_some()
         };
-        r.left(0, own, at(30));
-        r.left(1, far, at(30));
-        assert!(
-            ready(&mut r, at(0)),
-            "its own login has ended that; the other is out of its reach"
-        );
-        r.left(0, other, at(30));
+        let of = |lane, path| Left::Session { lane, path };
+        r.left(of(1, far), "b", at(30));
+        assert!(ready(&mut r, at(0)), "out of its reach");
+        r.left(of(0, other), "a", at(30));
         assert!(!ready(&mut r, at(29)) && ready(&mut r, at(30)));
-        r.left(1, own, at(60));
+        r.left(of(1, own), "a", at(60));
         assert!(!ready(&mut r, at(30)), "another lane's");
-        r.back(1, own);
+        r.back(&of(1, own));
         assert!(ready(&mut r, at(30)));
+        r.left(Left::Inherited { index: 0 }, "b", at(60));
+        assert!(ready(&mut r, at(30)), "another target's");
+        r.left(Left::Inherited { index: 1 }, "a", at(60));
+        assert!(!ready(&mut r, at(30)));
     }
 }
