@@ -4,6 +4,8 @@
 //! Storage is the embedded pair in this process, so that its journal and its sessions tell what a shutdown did.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "daemon/addresses.rs"]
+mod addresses;
 #[path = "daemon/admission.rs"]
 mod admission;
 #[path = "lane/client.rs"]

@@ -134,6 +134,42 @@ fn a_portal_with_a_wrong_source_does_not_keep_the_device_down() {
     daemon.stop();
 }
 
+/// `interface`: what is bound to a link leaves by no other, whatever the routes say; discovery too.
+#[test]
+fn a_portal_bound_to_an_interface_is_reached_by_that_link_only() {
+    let network = Network::new();
+    let scratch = Scratch::new("interface");
+    let pair = network.pair(&scratch, 48 * MIB);
+    let bound = |portal: usize, lines: &str, config: &str| {
+        let source = format!("source = \"{}\"\n", SOURCES[portal]);
+        config.replace(&source, &format!("{source}{lines}\n"))
+    };
+    let plain = pair.config(&scratch, SOURCES, "policy = \"round-robin\"");
+    let by = |link: &str| format!("interface = \"{link}\"");
+    let right = bound(0, &by(LINKS[0]), &bound(1, &by(LINKS[1]), &plain));
+    Daemon::start(&scratch, Some(&network.host), &right).stop();
+
+    // The link to the other node: the route to the first one exists, and is not taken.
+    let discovered = bound(0, &by(LINKS[1]), &plain);
+    let taken = bound(0, &format!("{}\ndiscovery = false", by(LINKS[1])), &plain);
+    for (config, known) in [(discovered, false), (taken, true)] {
+        let mut daemon = Daemon::launch(&scratch, Some(&network.host), &config);
+        daemon.wait_until_active(PATHS[1]);
+        let until = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < until {
+            let reached = network.sources_towards(NODES[0]);
+            assert!(reached.is_empty(), "connected to {} past {}", NODES[0], LINKS[1]);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let status = daemon.status();
+        let paths = status["devices"][0]["paths"].as_array().unwrap();
+        let state = paths.iter().find(|path| path["name"] == PATHS[0]).map(|path| &path["state"]);
+        assert_eq!(state.is_some(), known, "{status}");
+        assert!(state.is_none_or(|state| state != "active"), "{status}");
+        daemon.stop();
+    }
+}
+
 /// The harness itself: both subnets work, a silent cut is silent, a healed one works again.
 #[test]
 fn namespaces_connect_and_cut() {

@@ -1,5 +1,5 @@
-//! What every layer stands on: time as an argument, serial arithmetic, payloads, transmit queues, the
-//! syntax of durations and sizes.
+//! What every layer stands on: time as an argument, serial arithmetic, payloads, transmit queues, slabs,
+//! the syntax of durations and sizes.
 //!
 //! Deliberately not here: anything that knows a protocol, and anything that reads a clock.
 
@@ -7,6 +7,7 @@ pub mod blame;
 pub mod payload;
 pub mod serial;
 pub mod steady;
+pub mod table;
 pub mod text;
 pub mod time;
 pub mod tx;

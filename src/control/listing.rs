@@ -39,58 +39,42 @@ pub async fn luns(
     config.login_timeout = PATIENCE;
     config.silence_timeout = PATIENCE;
     let mut session = Initiator::login(way, config, PATIENCE).await?;
-    let list = match report(&mut session).await? {
-        Ok(list) => list,
-        Err(why) => {
-            session.logout().await;
-            return Ok(vec![Lun { field: 0, unit: Err(why) }]);
-        }
-    };
+    let list =
+        match ask(&mut session, ReportLuns::new(), ReportLuns::next, ReportLuns::handle).await? {
+            Ok(list) => list,
+            Err(why) => {
+                session.logout().await;
+                return Ok(vec![Lun { field: 0, unit: Err(why) }]);
+            }
+        };
     let mut out = Vec::new();
     for field in list {
-        let unit = probe(&mut session, field).await?;
+        let unit = ask(&mut session, Probe::new(field), Probe::next, Probe::handle).await?;
         out.push(Lun { field, unit });
     }
     session.logout().await;
     Ok(out)
 }
 
-async fn report(session: &mut Initiator) -> Result<Result<Vec<u64>, String>, AskError> {
-    let mut report = ReportLuns::new();
-    let mut waited = Duration::ZERO;
-    loop {
-        match report.next() {
-            Step::Command { lun, cdb, read_len } => {
-                let (outcome, data) = answer(session.command(lun, cdb, read_len).await?, read_len);
-                report.handle(&outcome, &data);
-            }
-            Step::Wait(time) => match wait(&mut waited, time).await {
-                true => {}
-                false => return Ok(Err("it is not ready".to_owned())),
-            },
-            Step::Ready(list) => return Ok(Ok(list)),
-            Step::Failed(error) => return Ok(Err(error.to_string())),
-        }
-    }
-}
-
-async fn probe(
+/// Sends what `next` wants sent and hands the answers to `handle`, until that comes to an end.
+async fn ask<Q, A>(
     session: &mut Initiator,
-    lun: u64,
-) -> Result<Result<Box<LogicalUnit>, String>, AskError> {
-    let mut probe = Probe::new(lun);
+    mut questions: Q,
+    next: fn(&mut Q) -> Step<A>,
+    handle: fn(&mut Q, &Outcome, &[u8]),
+) -> Result<Result<A, String>, AskError> {
     let mut waited = Duration::ZERO;
     loop {
-        match probe.next() {
+        match next(&mut questions) {
             Step::Command { lun, cdb, read_len } => {
                 let (outcome, data) = answer(session.command(lun, cdb, read_len).await?, read_len);
-                probe.handle(&outcome, &data);
+                handle(&mut questions, &outcome, &data);
             }
             Step::Wait(time) => match wait(&mut waited, time).await {
                 true => {}
                 false => return Ok(Err("it is not ready".to_owned())),
             },
-            Step::Ready(unit) => return Ok(Ok(unit)),
+            Step::Ready(answer) => return Ok(Ok(answer)),
             Step::Failed(error) => return Ok(Err(error.to_string())),
         }
     }

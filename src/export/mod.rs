@@ -283,7 +283,7 @@ impl Connection {
     #[must_use]
     pub fn is_finished(&self) -> bool {
         matches!(self.phase, Phase::Closed)
-            && self.slots.len() == 0
+            && self.slots.is_empty()
             && self.tx.is_empty()
             && self.events.is_empty()
     }
@@ -291,7 +291,7 @@ impl Connection {
     /// Does what can be done with the input, then sees whether the connection ends.
     fn advance(&mut self) {
         while self.step() {}
-        if self.stopping && self.handshake.is_none() && self.slots.len() == 0 {
+        if self.stopping && self.handshake.is_none() && self.slots.is_empty() {
             self.end(CloseReason::Shutdown);
         }
         let waits = matches!(self.phase, Phase::Opening | Phase::Blocked(_));
@@ -299,7 +299,7 @@ impl Connection {
             self.end(CloseReason::Eof);
         }
         if let Phase::Ending(reason) = self.phase
-            && self.slots.len() == 0
+            && self.slots.is_empty()
         {
             self.close(reason);
         }

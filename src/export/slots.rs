@@ -1,12 +1,11 @@
 //! Requests in flight of one connection: a slab whose handles carry a generation, so that an answer can
 //! never be taken for a later request in the same slot. It grows to the largest depth seen and stays there.
 
+use crate::base::table::{Key, Table};
+
 /// Names one request of one connection until it has been answered.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Handle {
-    slot: u32,
-    generation: u32,
-}
+pub struct Handle(Key);
 
 /// What is needed to answer.
 #[derive(Clone, Copy, Debug)]
@@ -30,52 +29,42 @@ pub(super) enum Form {
     Done { fast_zero: bool },
 }
 
-struct Entry {
-    generation: u32,
-    request: Option<InFlight>,
-}
+/// See the header.
+pub(super) struct Slots(Table<InFlight>);
 
-#[derive(Default)]
-pub(super) struct Slots {
-    entries: Vec<Entry>,
-    free: Vec<u32>,
+impl Default for Slots {
+    fn default() -> Slots {
+        Slots(Table::with_capacity(0))
+    }
 }
 
 impl Slots {
     /// Requests in flight.
     pub(super) fn len(&self) -> usize {
-        self.entries.len() - self.free.len()
+        self.0.len()
+    }
+
+    /// Whether nothing is in flight.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Slots that exist, taken or free.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
-        self.entries.len()
+        self.0.capacity()
     }
 
     pub(super) fn insert(&mut self, request: InFlight) -> Handle {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(Entry { generation: 0, request: None });
-            u32::try_from(self.entries.len() - 1).expect("far fewer than 2^32 requests in flight")
-        });
-        let entry = &mut self.entries[slot as usize];
-        assert!(entry.request.is_none(), "slot {slot} is on the free list and taken");
-        entry.request = Some(request);
-        Handle { slot, generation: entry.generation }
+        Handle(self.0.insert(request))
     }
 
     /// # Panics
     /// When the handle does not name a request in flight: it was answered twice, or it is another
     /// connection's.
     pub(super) fn remove(&mut self, handle: Handle) -> InFlight {
-        let entry = self.entries.get_mut(handle.slot as usize);
-        let entry = entry.unwrap_or_else(|| panic!("{handle:?} names no slot"));
-        assert_eq!(entry.generation, handle.generation, "{handle:?} was answered before");
-        let request = entry.request.take();
-        let request = request.unwrap_or_else(|| panic!("{handle:?} was answered before"));
-        entry.generation = entry.generation.wrapping_add(1);
-        self.free.push(handle.slot);
-        request
+        let request = self.0.remove(handle.0);
+        request.unwrap_or_else(|| panic!("{handle:?} was answered before, or never asked"))
     }
 }
 
@@ -93,7 +82,7 @@ mod tests {
         assert_eq!(slots.len(), 1);
         assert_eq!(slots.remove(first).cookie, 7);
         let second = slots.insert(REQUEST);
-        assert_eq!((first.slot, slots.len()), (second.slot, 1));
+        assert_eq!((first.0.slot(), slots.len()), (second.0.slot(), 1));
         assert_ne!(first, second);
     }
 

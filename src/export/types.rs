@@ -324,19 +324,7 @@ pub(super) fn allowed(error: NbdError, fast_zero: bool) -> NbdError {
 mod tests {
     use super::*;
 
-    pub(super) const INFO: ExportInfo = ExportInfo {
-        size: 1 << 20,
-        block_size: 512,
-        preferred: 4096,
-        max_payload: NBD_PAYLOAD_MAX,
-        read_only: false,
-        rotational: false,
-        trim: true,
-        write_zeroes: true,
-        fast_zero: true,
-        cache: true,
-        multi_conn: true,
-    };
+    const INFO: ExportInfo = ExportInfo { size: 1 << 20, ..crate::export::tests::INFO };
 
     /// Section *Transmission flags*.
     #[test]

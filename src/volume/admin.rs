@@ -299,13 +299,13 @@ impl Volume {
             service::log_out_if_idle(self, now, path);
         }
         let Some(draining) = &mut self.draining else { return };
-        if draining.reported || self.requests.len() > 0 {
+        if draining.reported || !self.requests.is_empty() {
             return;
         }
         if !draining.flushed {
             draining.flushed = true;
             super::flush::final_flush(self, now);
-            if self.requests.len() > 0 {
+            if !self.requests.is_empty() {
                 return;
             }
         }

@@ -38,7 +38,6 @@ mod io;
 mod link;
 pub mod shared;
 pub mod spec;
-mod table;
 pub mod tunables;
 
 // The rooms of the folders, by the names that all of the volume uses.
@@ -55,6 +54,7 @@ use io::{abandon, block_ops, complete, dispatch, flush, request, transfer};
 pub use link::probe;
 use link::{alua, content, explicit, health, idle, probing, rediscovery, service};
 
+use crate::base::table::Table;
 use crate::base::{Duration, Instant, TxQueue};
 use crate::export;
 use crate::path::identity::LogicalUnit;
@@ -78,7 +78,6 @@ use spec::{DeviceSpec, PathSpec};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use table::Table;
 
 /// A socket as the volume names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -585,12 +584,12 @@ impl Volume {
     /// How long the driver shall look for answers before it sleeps: zero unless commands are outstanding.
     #[must_use]
     pub fn spin(&self) -> Duration {
-        if self.parts.len() > 0 { self.spec.tunables.spin } else { Duration::ZERO }
+        if !self.parts.is_empty() { self.spec.tunables.spin } else { Duration::ZERO }
     }
 
     fn needs_tick(&self) -> bool {
-        self.parts.len() > 0
-            || self.stragglers.len() > 0
+        !self.parts.is_empty()
+            || !self.stragglers.is_empty()
             || self.draining.as_ref().is_some_and(|d| !d.reported)
             || self.engine.down_since().is_some()
             || !self.engine.suspects().is_empty()

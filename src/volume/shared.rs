@@ -39,6 +39,19 @@ struct Known {
     blocks: [u64; PATHS_PER_DEVICE_MAX],
 }
 
+/// What a unit may refuse although it says that it can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Optional {
+    /// UNMAP.
+    Unmap,
+    /// WRITE SAME with UNMAP.
+    UnmapZeroing,
+    /// WRITE SAME.
+    WriteSame,
+    /// GET LBA STATUS.
+    LbaStatus,
+}
+
 /// One per device, shared by its lanes.
 pub struct Shared {
     ledger: Mutex<Ledger>,
@@ -65,10 +78,8 @@ pub struct Shared {
     flushed: [AtomicU64; PATHS_PER_DEVICE_MAX],
     /// Grants and settlements on their way to their lane.
     outcomes: Mutex<Outcomes>,
-    no_unmap: AtomicBool,
-    no_unmap_zeroing: AtomicBool,
-    no_write_same: AtomicBool,
-    no_lba_status: AtomicBool,
+    /// By [`Optional`].
+    refused: [AtomicBool; 4],
     /// An answered write was lost: the next flush says so.
     earlier_lost: AtomicBool,
     cache_loss: Mutex<CacheLoss>,
@@ -101,10 +112,7 @@ impl Shared {
             acknowledged: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
             flushed: [const { AtomicU64::new(0) }; PATHS_PER_DEVICE_MAX],
             outcomes: Mutex::new(Outcomes::default()),
-            no_unmap: AtomicBool::new(false),
-            no_unmap_zeroing: AtomicBool::new(false),
-            no_write_same: AtomicBool::new(false),
-            no_lba_status: AtomicBool::new(false),
+            refused: [const { AtomicBool::new(false) }; 4],
             earlier_lost: AtomicBool::new(false),
             cache_loss: Mutex::default(),
             cache_watch: AtomicBool::new(false),
@@ -445,47 +453,14 @@ impl Shared {
         assert!(mark <= acknowledged, "flushed more than was acknowledged");
     }
 
-    /// The unit refused UNMAP.
-    pub fn disable_unmap(&self) {
-        self.no_unmap.store(true, Ordering::Relaxed);
+    /// The unit refused it: it is not tried again.
+    pub fn refuse(&self, optional: Optional) {
+        self.refused[optional as usize].store(true, Ordering::Relaxed);
     }
 
-    /// Whether UNMAP may be tried.
+    /// Whether it may be tried.
     #[must_use]
-    pub fn unmap_enabled(&self) -> bool {
-        !self.no_unmap.load(Ordering::Relaxed)
-    }
-
-    /// The unit refused WRITE SAME with UNMAP.
-    pub fn disable_unmap_zeroing(&self) {
-        self.no_unmap_zeroing.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether WRITE SAME with UNMAP may be tried.
-    #[must_use]
-    pub fn unmap_zeroing_enabled(&self) -> bool {
-        !self.no_unmap_zeroing.load(Ordering::Relaxed)
-    }
-
-    /// The unit refused WRITE SAME.
-    pub fn disable_write_same(&self) {
-        self.no_write_same.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether WRITE SAME may be tried.
-    #[must_use]
-    pub fn write_same_enabled(&self) -> bool {
-        !self.no_write_same.load(Ordering::Relaxed)
-    }
-
-    /// The unit refused GET LBA STATUS.
-    pub fn disable_lba_status(&self) {
-        self.no_lba_status.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether GET LBA STATUS may be tried.
-    #[must_use]
-    pub fn lba_status_enabled(&self) -> bool {
-        !self.no_lba_status.load(Ordering::Relaxed)
+    pub fn may(&self, optional: Optional) -> bool {
+        !self.refused[optional as usize].load(Ordering::Relaxed)
     }
 }

@@ -29,31 +29,8 @@ make_group one 11 "$a" 0
 make_group two 12 "$b" 1
 target_is() { echo "$2" >"/sys/kernel/config/target/iscsi/$1/tpgt_1/enable" || die "LIO: cannot set enable of $1"; }
 
-cat >"$run/mpio.toml" <<TOML
-[initiator]
-name = "iqn.2026-11.test.vm:alua"
-
-[[portal]]
-name = "a"
-address = "127.0.0.81"
-source = "127.0.0.1"
-
-[[portal]]
-name = "b"
-address = "127.0.0.82"
-source = "127.0.0.1"
-
-[[device]]
-name = "vm0"
-targets = ["$a", "$b"]
-lun = 1
-policy = "round-robin-subset"
-export = "unix:$run/vm0.sock"
-trust_identity = true
-# Emulation is slow: what is a second elsewhere is several here.
-path_timeout = "8s"
-command_timeout = "15s"
-TOML
+configure iqn.2026-11.test.vm:alua 127.0.0.81@127.0.0.1 127.0.0.82@127.0.0.1 \
+  'lun = 1' 'policy = "round-robin-subset"' "${patient[@]}"
 start_daemon
 ! grep -i 'access state' "$run/serve.log" || die "mpio makes nothing of what LIO says"
 
@@ -141,27 +118,66 @@ all_on $two $one
 
 # --- explicit: the initiator asks ---------------------------------------------------------------------
 
+logs_in_again() { # TARGET PATH
+  target_is "$1" 0
+  wait_for 30 "path $2 leaving active" path_is_not "$2" active
+  target_is "$1" 1
+  wait_for 30 "path $2 active again" path_is "$2" active
+}
+changed_by() { # TYPE: who may change the states from now on; mpio learns it by logging in
+  local name
+  for name in one two; do set_group "$name" alua_access_type "$1"; done
+  logs_in_again "$a" "$one"
+  logs_in_again "$b" "$two"
+}
+two_is_back() {
+  target_is "$b" 1
+  wait_for 30 "path $two active again" path_is $two active
+}
+was_asked() { # GROUP
+  [ "$(cat "$(group "$1" alua_access_status)")" = "Altered by Explicit STPG" ] ||
+    die "the state was not changed by SET TARGET PORT GROUPS: $(cat "$(group "$1" alua_access_status)")"
+}
+
 say "from now on the storage wants to be asked as well"
-for name in one two; do set_group $name alua_access_type 3; done
-for target in "$a" "$b"; do # they learn it by logging in
-  path=$one
-  [ "$target" = "$a" ] || path=$two
-  target_is "$target" 0
-  wait_for 30 "path $path leaving active" path_is_not $path active
-  target_is "$target" 1
-  wait_for 30 "path $path active again" path_is $path active
-done
+changed_by 3
 set_group one alua_access_state 2
 shown $one standby standby 11
 all_on $two $one
 say "group 12's target goes: mpio asks for group 11"
 target_is "$b" 0
 shown $one active active-optimized 11
-[ "$(cat "$(group one alua_access_status)")" = "Altered by Explicit STPG" ] ||
-  die "the state was not changed by SET TARGET PORT GROUPS: $(cat "$(group one alua_access_status)")"
+was_asked one
 all_on $one $two
-target_is "$b" 1
-wait_for 30 "path $two active again" path_is $two active
+two_is_back
+say "group 11 is non-optimized and group 12's target goes: the storage may mend that by itself, and is not asked"
+set_group one alua_access_state 1
+shown $one active active-non-optimized 11
+all_on $two $one
+target_is "$b" 0
+wait_for 30 "path $two leaving active" path_is_not $two active
+sleep 8
+[ "$(cat "$(group one alua_access_state)")" = 1 ] || die "mpio has changed a state without need"
+two_is_back
+
+# --- explicit only: nobody but an initiator changes a state ---------------------------------------------
+
+say "from now on the storage does nothing by itself"
+set_group one alua_access_state 0
+changed_by 2
+! echo 1 >"$(group one alua_access_state)" || die "LIO changes a state by itself: this is not what explicit means"
+for state in active-non-optimized:1 standby:2; do
+  say "somebody else makes group 11 ${state%:*}; group 12's target goes, and mpio asks for group 11"
+  set_group one alua_access_type 3
+  set_group one alua_access_state "${state#*:}"
+  set_group one alua_access_type 2
+  wait_for 30 "$one as ${state%:*}" status_says "any(.devices[0].paths[]; .name == \"$one\" and .alua == \"${state%:*}\")"
+  all_on $two $one
+  target_is "$b" 0
+  shown $one active active-optimized 11
+  was_asked one
+  two_is_back
+done
 
 # --- what fio saw -------------------------------------------------------------------------------------
 

@@ -17,30 +17,8 @@ lio_disk 70 127.0.0.71 "$a" hang_a mpio-hang-0001
 lio_disk 71 127.0.0.72 "$b" hang_b mpio-hang-0001
 
 path_timeout=10 command_timeout=20
-cat >"$run/mpio.toml" <<TOML
-[initiator]
-name = "iqn.2026-11.test.vm:hang"
-
-[[portal]]
-name = "a"
-address = "127.0.0.71"
-source = "127.0.0.1"
-
-[[portal]]
-name = "b"
-address = "127.0.0.72"
-source = "127.0.0.1"
-
-[[device]]
-name = "vm0"
-targets = ["$a", "$b"]
-lun = 1
-policy = "round-robin"
-export = "unix:$run/vm0.sock"
-trust_identity = true
-path_timeout = "${path_timeout}s"
-command_timeout = "${command_timeout}s"
-TOML
+configure iqn.2026-11.test.vm:hang 127.0.0.71@127.0.0.1 127.0.0.72@127.0.0.1 \
+  'lun = 1' 'policy = "round-robin"' "path_timeout = \"${path_timeout}s\"" "command_timeout = \"${command_timeout}s\""
 lio_open_discovery
 start_daemon
 say "the device is up"

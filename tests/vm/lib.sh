@@ -57,6 +57,27 @@ path_is() { status_says "any(.devices[0].paths[]; .name == \"$1\" and .state == 
 path_is_not() { status_says "any(.devices[0].paths[]; .name == \"$1\" and .state != \"$2\")"; }
 path_count() { status | jq ".devices[0].paths[] | select(.name == \"$1\") | .$2"; } # one of its counters
 
+# What a portal's table says beside its addresses, and what a device says because emulation is slow: what is a
+# second elsewhere is several here.
+declare -a portal_lines=() patient=('path_timeout = "8s"' 'command_timeout = "15s"')
+
+# The configuration: device vm0 over the targets $a and $b behind a portal each. Each LINE is one more of the device's.
+configure() { # INITIATOR ADDRESS@SOURCE ADDRESS@SOURCE LINE…
+  local initiator=$1 name=a portal
+  {
+    printf '[initiator]\nname = "%s"\n' "$initiator"
+    for portal in "$2" "$3"; do
+      printf '\n[[portal]]\nname = "%s"\naddress = "%s"\nsource = "%s"\n' "$name" "${portal%@*}" "${portal#*@}"
+      [ ${#portal_lines[@]} = 0 ] || printf '%s\n' "${portal_lines[@]}"
+      name=b
+    done
+    shift 3
+    printf '\n[[device]]\nname = "vm0"\ntargets = ["%s", "%s"]\nexport = "unix:%s"\ntrust_identity = true\n' \
+      "$a" "$b" "$run/vm0.sock"
+    printf '%s\n' "$@"
+  } >"$run/mpio.toml"
+}
+
 start_daemon() {
   "$mpio" config check "$run/mpio.toml" || die "config check refuses the configuration"
   "$mpio" serve --config "$run/mpio.toml" --control "$run/control.sock" >>"$run/serve.log" 2>&1 &

@@ -17,38 +17,11 @@ lio_start A 10.77.1.10 "$a" "$initiator" "$user" "$secret" "$mutual_user" "$mutu
 lio_start B 10.77.2.10 "$b" "$initiator" "$user" "$secret" "$mutual_user" "$mutual_secret"
 
 (umask 077 && printf '%s\n' "$secret" >"$run/secret" && printf '%s\n' "$mutual_secret" >"$run/mutual")
-chap="{ user = \"$user\", secret_file = \"$run/secret\", mutual_user = \"$mutual_user\", mutual_secret_file = \"$run/mutual\" }"
-cat >"$run/mpio.toml" <<TOML
-[initiator]
-name = "$initiator"
-
-[[portal]]
-name = "a"
-address = "10.77.1.10"
-source = "10.77.1.1"
-chap = $chap
-header_digest = "crc32c"
-data_digest = "crc32c"
-
-[[portal]]
-name = "b"
-address = "10.77.2.10"
-source = "10.77.2.1"
-chap = $chap
-header_digest = "crc32c"
-data_digest = "crc32c"
-
-[[device]]
-name = "vm0"
-targets = ["$a", "$b"]
-lun = 1
-policy = "round-robin"
-export = "unix:$run/vm0.sock"
-trust_identity = true
-# Emulation is slow: what is a second elsewhere is several here.
-path_timeout = "8s"
-command_timeout = "15s"
-TOML
+portal_lines=(
+  "chap = { user = \"$user\", secret_file = \"$run/secret\", mutual_user = \"$mutual_user\", mutual_secret_file = \"$run/mutual\" }"
+  'header_digest = "crc32c"' 'data_digest = "crc32c"'
+)
+configure "$initiator" 10.77.1.10@10.77.1.1 10.77.2.10@10.77.2.1 'lun = 1' 'policy = "round-robin"' "${patient[@]}"
 
 start_daemon
 say "the device is up, $(status | jq -c '[.devices[0].paths[] | {name, state, session}]')"

@@ -9,33 +9,17 @@ a=iqn.2026-11.test.san:ha1 b=iqn.2026-11.test.san:ha1partner
 truncate -s "$size" "$run/lun.img"
 tgt_start 1 127.0.0.11 "$a"
 tgt_start 2 127.0.0.12 "$b"
-cat >"$run/mpio.toml" <<TOML
-[initiator]
-name = "iqn.2026-11.test.vm:mpio"
-
-[[portal]]
-name = "a"
-address = "127.0.0.11"
-source = "127.0.0.1"
-
-[[portal]]
-name = "b"
-address = "127.0.0.12"
-source = "127.0.0.1"
-
-[[device]]
-name = "vm0"
-targets = ["$a", "$b"]
-lun = 1
-policy = "round-robin"
-export = "unix:$run/vm0.sock"
-trust_identity = true
-# Emulation is slow: what is a second elsewhere is several here.
-path_timeout = "8s"
-command_timeout = "15s"
-TOML
+configure iqn.2026-11.test.vm:mpio 127.0.0.11@127.0.0.1 127.0.0.12@127.0.0.1 \
+  'lun = 1' 'policy = "round-robin"' "${patient[@]}"
 
 start_daemon
+# Under writeback the kernel must not wait for memory of ours: every thread is an IO_FLUSHER (PF_MEMALLOC_NOIO and
+# PF_LOCAL_THROTTLE), and others are ended first when memory is out.
+for task in "/proc/$daemon/task/"*; do
+  flags=$(sed 's/.*) //' "$task/stat" | cut -d ' ' -f 7)
+  [ $((flags & 0x180000)) = $((0x180000)) ] || die "$(cat "$task/comm") is no IO_FLUSHER: $flags"
+done
+[ "$(cat "/proc/$daemon/oom_score_adj")" = -1000 ] || die "the OOM score is $(cat "/proc/$daemon/oom_score_adj")"
 say "the device is up, $(status | jq -c '[.devices[0].paths[] | {name, state}]')"
 
 # die_and_return NODE ADDRESS TARGET PATH: a node is killed and started again under load

@@ -30,32 +30,8 @@ say "dm-multipath: $(multipath -ll "$dm" | tr '\n' ' ')"
 
 # --- mpio ---------------------------------------------------------------------------------------------
 
-cat >"$run/mpio.toml" <<TOML
-[initiator]
-name = "iqn.2026-11.test.vm:mpio"
-
-[[portal]]
-name = "a"
-address = "10.78.1.10"
-source = "10.78.1.1"
-
-[[portal]]
-name = "b"
-address = "10.78.2.10"
-source = "10.78.2.1"
-
-[[device]]
-name = "vm0"
-targets = ["$a", "$b"]
-lun = 2
-policy = "failover"
-prefer = "a:ha1"
-export = "unix:$run/vm0.sock"
-trust_identity = true
-path_timeout = "5s"
-command_timeout = "10s"
-fence_timeout = "90s"
-TOML
+configure iqn.2026-11.test.vm:mpio 10.78.1.10@10.78.1.1 10.78.2.10@10.78.2.1 \
+  'lun = 2' 'policy = "failover"' 'prefer = "a:ha1"' 'path_timeout = "5s"' 'command_timeout = "10s"' 'fence_timeout = "90s"'
 start_daemon
 attach 1
 say "both devices are there after $SECONDS s"

@@ -25,28 +25,7 @@ kernel_path "$b" 10.79.2.10
 wait_for 60 "a multipath device with two paths" mapped
 single=$(lsblk -nro NAME,TYPE | awk '$2 == "disk" && $1 ~ /^sd/ {print $1; exit}')
 
-cat >"$run/mpio.toml" <<TOML
-[initiator]
-name = "iqn.2026-11.test.vm:mpio"
-
-[[portal]]
-name = "a"
-address = "10.79.1.10"
-source = "10.79.1.1"
-
-[[portal]]
-name = "b"
-address = "10.79.2.10"
-source = "10.79.2.1"
-
-[[device]]
-name = "vm0"
-targets = ["$a", "$b"]
-lun = 1
-policy = "round-robin"
-export = "unix:$run/vm0.sock"
-trust_identity = true
-TOML
+configure iqn.2026-11.test.vm:mpio 10.79.1.10@10.79.1.1 10.79.2.10@10.79.2.1 'lun = 1' 'policy = "round-robin"'
 start_daemon
 attach 1
 qemu-nbd -t -e 16 -f raw --cache=none -k "$run/qemu.sock" "iscsi://10.79.1.10:3260/$a/1" >"$run/qemu.log" 2>&1 &

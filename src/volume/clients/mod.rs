@@ -2,12 +2,13 @@
 
 pub(in crate::volume) mod memory;
 
+use crate::base::table::Key;
 use crate::base::{Duration, Instant, Payload};
 use crate::export::{Catalog, Connection, Event, ExportInfo, Handle, Kind, OpenError, Reply};
 use crate::limits;
 use crate::path::identity::LogicalUnit;
 use crate::volume::request::{self, Asker, Request, Stage, Verb};
-use crate::volume::table::Key;
+use crate::volume::shared::Optional;
 use crate::volume::{Action, Volume, block_ops, transfer};
 use crate::wire::nbd::NbdError;
 use bytes::Bytes;
@@ -344,7 +345,7 @@ fn accept_request(v: &mut Volume, now: Instant, id: ClientId, incoming: crate::e
             }
         }
         Kind::BlockStatus { .. } => {
-            if !(unit.can_report_provisioning() && v.shared.lba_status_enabled()) {
+            if !(unit.can_report_provisioning() && v.shared.may(Optional::LbaStatus)) {
                 return reply(v, now, id, handle, Ok(Reply::Extents(Vec::new())));
             }
             Verb::Status

@@ -21,6 +21,7 @@ pub(in crate::volume) mod quiet;
 pub mod resets;
 pub mod watch;
 
+use crate::base::table::Key;
 use crate::base::{Duration, Instant};
 use crate::path::planted::{Bug, planted};
 use crate::path::{Nexus, PathIndex, Proof};
@@ -28,7 +29,6 @@ use crate::session::TaskTag;
 use crate::volume::link::{self, Phase};
 use crate::volume::request::{self, PartId};
 use crate::volume::spec::FenceProof;
-use crate::volume::table::Key;
 use crate::volume::{Level, Volume, abandon, detour};
 use resets::{UnitKey, Waiting};
 use smallvec::SmallVec;
@@ -277,10 +277,11 @@ pub(in crate::volume) fn confirmed(
 }
 
 /// The session of a path is over: it neither waits nor resets.
-pub(in crate::volume) fn session_ended(v: &mut Volume, path: PathIndex) {
+pub(in crate::volume) fn session_ended(v: &mut Volume, now: Instant, path: PathIndex) {
     v.links[path.get()].reset = None;
     let (key, own) = (unit_key(v, path), nexus(v, path));
-    let lanes = quiet::change(v, |resets| match resets.gone(&key, own) {
+    let until = now + quiet::LEFT_FOR;
+    let lanes = quiet::change(v, |resets| match resets.ended(&key, own, until) {
         true => resets.lanes(&key),
         false => SmallVec::new(),
     });

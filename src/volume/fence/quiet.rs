@@ -4,8 +4,9 @@
 //! whoever wants one has it *prepared*: every lane stops sending what changes state by the paths in its reach
 //! (dispatch looks at `hushed`), and *agrees* when what it had sent there has arrived: answered, or handed to the
 //! kernel and followed by a ping that was answered. When all have agreed the reset is sent, and its paths stay
-//! hushed until it was answered, or for `path_timeout`, by when a target whose session lives has it. Paths to
-//! other targets, and reads, go on.
+//! hushed until it was answered, or for `path_timeout`, by when a target whose session lives has it. If the session
+//! ends before that, the reset may arrive late: until its nexus is logged into again, or for [`LEFT_FOR`]. Paths
+//! to other targets, and reads, go on.
 //!
 //! What does not become quiet within a quarter of `path_timeout` hangs, and has deadlines of its own: nothing is
 //! sent, writes go on, and the next try is some time off, each time twice as long.
@@ -28,7 +29,7 @@ const PATIENCE_DIVISOR: u32 = 4;
 
 /// A target that has not heard of the end of a session waits for the data of its writes for less than this: LIO
 /// (Linux 6.1) for five times three seconds. Shorter than the least `fence_timeout` that is usual.
-const LEFT_FOR: Duration = Duration::from_secs(20);
+pub(super) const LEFT_FOR: Duration = Duration::from_secs(20);
 
 /// LOGICAL UNIT RESET of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,6 +201,10 @@ fn give_up(v: &mut Volume, now: Instant, path: PathIndex, key: &UnitKey) {
 
 /// What has waited for long enough.
 pub(in crate::volume) fn tick(v: &mut Volume, now: Instant) {
+    if v.hushed.is_empty() {
+        return;
+    }
+    change(v, |resets| resets.expire(now));
     let patience = v.spec.tunables.path_timeout;
     for index in 0..v.links.len() {
         let path = v.links[index].index;
@@ -207,7 +212,7 @@ pub(in crate::volume) fn tick(v: &mut Volume, now: Instant) {
         let key = fencing::unit_key(v, path);
         if !reset.sent && now >= reset.since + patience / PATIENCE_DIVISOR {
             give_up(v, now, path, &key);
-        } else if reset.sent && now >= reset.since + patience && !v.hushed.is_empty() {
+        } else if reset.sent && now >= reset.since + patience {
             change(v, |resets| resets.arrived(&key, reset.serial));
         }
     }
@@ -231,7 +236,7 @@ pub(in crate::volume) fn inherited(now: Instant, resets: &mut Resets, inheritanc
 }
 
 /// A new session has taken the place of those that ended.
-pub(super) fn logged_in(v: &Volume, path: PathIndex) {
+pub(super) fn logged_in(v: &mut Volume, path: PathIndex) {
     dead(v, fencing::nexus(v, path));
     if let Some(before) = v.links[path.get()].inherited {
         dead(v, before);
@@ -239,10 +244,10 @@ pub(super) fn logged_in(v: &Volume, path: PathIndex) {
 }
 
 /// What was sent on the sessions of this nexus until now is not on its way any more.
-pub(super) fn dead(v: &Volume, nexus: Nexus) {
+pub(super) fn dead(v: &mut Volume, nexus: Nexus) {
     let left = match nexus.inheritance() {
         None => Left::Session { lane: nexus.lane, path: nexus.path },
         Some(index) => Left::Inherited { index },
     };
-    v.shared.resets(|resets| resets.back(&left));
+    change(v, |resets| resets.back(&left));
 }

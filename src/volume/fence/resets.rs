@@ -10,7 +10,8 @@
 //! its portal lets that nexus in no more. So a reset is first *prepared*: the paths in its *reach* (all to its
 //! target) are hushed on all lanes, and it is sent when every lane has said that no write of its sessions there
 //! is on its way. A session that has ended with such writes counts as well, until its nexus is logged into
-//! again, or for a time in which any target has noticed.
+//! again, or for a time in which any target has noticed. And a reset whose session ends before the target must
+//! have it may arrive late: its paths stay hushed for as long.
 //!
 //! Deliberately not here: sending it, what hushing means to a lane ([`quiet`](super::quiet)), and what the
 //! answer does to the ledger.
@@ -59,6 +60,10 @@ struct Running {
 }
 
 impl Running {
+    fn is_agreed(&self, lanes: u16) -> bool {
+        matches!(&self.stage, Stage::Prepared { quiet } if quiet.len() == usize::from(lanes))
+    }
+
     fn hushes(&self) -> PathSet {
         match self.stage {
             Stage::Prepared { .. } | Stage::Sent { hushed: true } => self.reach,
@@ -110,6 +115,8 @@ pub struct Resets {
     serial: u32,
     /// What sessions have left on its way to which target, and until when that counts.
     left: Vec<(Left, String, Instant)>,
+    /// Resets that may still arrive, the paths that feel them, and until when that counts.
+    late: Vec<(Left, PathSet, Instant)>,
     version: u64,
 }
 
@@ -150,12 +157,7 @@ impl Resets {
         reach: PathSet,
         patience: Duration,
     ) -> Option<u32> {
-        self.left.retain(|(.., until)| now < *until);
-        let concerns = |left: &Left, target: &str| match left {
-            Left::Session { path, .. } => reach.contains(*path),
-            Left::Inherited { .. } => target == key.target,
-        };
-        if self.left.iter().any(|(left, target, _)| concerns(left, target)) {
+        if self.is_left(now, key, reach) {
             return None;
         }
         let serial = self.serial.wrapping_add(1);
@@ -171,11 +173,32 @@ impl Resets {
         Some(serial)
     }
 
+    /// Whether a session that feels a reset of this unit has ended with writes on their way.
+    fn is_left(&mut self, now: Instant, key: &UnitKey, reach: PathSet) -> bool {
+        self.left.retain(|(.., until)| now < *until);
+        self.left.iter().any(|(left, target, _)| match left {
+            Left::Session { path, .. } => reach.contains(*path),
+            Left::Inherited { .. } => *target == key.target,
+        })
+    }
+
     /// Paths by which no write may be sent.
     #[must_use]
     pub fn hushed(&self) -> PathSet {
         let running = self.units.iter().filter_map(|unit| unit.running.as_ref());
-        running.fold(PathSet::EMPTY, |all, running| all.union(running.hushes()))
+        let hushed = running.fold(PathSet::EMPTY, |all, running| all.union(running.hushes()));
+        self.late.iter().fold(hushed, |all, (_, reach, _)| all.union(*reach))
+    }
+
+    /// Late resets are not waited for any longer.
+    pub fn expire(&mut self, now: Instant) {
+        self.retain_late(|_, until| now < until);
+    }
+
+    fn retain_late(&mut self, wanted: impl Fn(&Left, Instant) -> bool) {
+        let before = self.late.len();
+        self.late.retain(|(left, _, until)| wanted(left, *until));
+        self.version += u64::from(self.late.len() != before);
     }
 
     /// Resets that this lane has not agreed to yet.
@@ -194,23 +217,26 @@ impl Resets {
     /// `lanes` lanes now.
     pub fn agree(&mut self, key: &UnitKey, serial: u32, lane: u16, lanes: u16) -> bool {
         let running = self.unit(key).running.as_mut().filter(|r| r.serial == serial);
-        let Some(Stage::Prepared { quiet }) = running.map(|r| &mut r.stage) else { return false };
-        if !quiet.contains(&lane) {
+        let Some(running) = running else { return false };
+        if let Stage::Prepared { quiet } = &mut running.stage
+            && !quiet.contains(&lane)
+        {
             quiet.push(lane);
         }
-        quiet.len() == usize::from(lanes)
+        running.is_agreed(lanes)
     }
 
-    /// The runner sends the reset, if all of `lanes` lanes have agreed.
+    /// The runner sends the reset, if all of `lanes` lanes have agreed, and no session has ended with writes on
+    /// their way meanwhile.
     pub fn send(&mut self, now: Instant, key: &UnitKey, serial: u32, lanes: u16) -> bool {
-        let unit = self.unit(key);
-        let Some(running) = unit.running.as_mut().filter(|r| r.serial == serial) else {
+        let running = self.unit(key).running.as_ref();
+        let agreed = running.filter(|r| r.serial == serial && r.is_agreed(lanes));
+        let reach = agreed.map(|running| running.reach);
+        if reach.is_none_or(|reach| self.is_left(now, key, reach)) {
             return false;
-        };
-        match &running.stage {
-            Stage::Prepared { quiet } if quiet.len() == usize::from(lanes) => {}
-            _ => return false,
         }
+        let unit = self.unit(key);
+        let running = unit.running.as_mut().expect("it was just there");
         running.stage = Stage::Sent { hushed: true };
         running.since = now;
         running.frees = unit.waiting.clone();
@@ -229,13 +255,14 @@ impl Resets {
 
     /// A session to `target` has ended with writes on their way.
     pub fn left(&mut self, left: Left, target: &str, until: Instant) {
-        self.back(&left);
+        self.left.retain(|(other, ..)| *other != left);
         self.left.push((left, target.to_owned(), until));
     }
 
     /// They cannot come any more: its nexus was logged into again, or somebody knows it.
     pub fn back(&mut self, left: &Left) {
         self.left.retain(|(other, ..)| other != left);
+        self.retain_late(|other, _| other != left);
     }
 
     fn take(&mut self, key: &UnitKey, which: impl FnOnce(&Running) -> bool) -> Option<Running> {
@@ -265,6 +292,17 @@ impl Resets {
     pub fn gone(&mut self, key: &UnitKey, nexus: Nexus) -> bool {
         self.unit(key).waiting.retain(|waiting| waiting.nexus != nexus);
         self.take(key, |r| r.by == nexus).is_some() && !self.unit(key).waiting.is_empty()
+    }
+
+    /// The session has ended: as [`gone`](Resets::gone), but what it has sent may still arrive.
+    pub fn ended(&mut self, key: &UnitKey, nexus: Nexus, until: Instant) -> bool {
+        let running = self.unit(key).running.as_ref().filter(|running| running.by == nexus);
+        let sent = running.filter(|running| running.stage == Stage::Sent { hushed: true });
+        if let Some(reach) = sent.map(|running| running.reach) {
+            let left = Left::Session { lane: nexus.lane, path: nexus.path };
+            self.late.push((left, reach, until));
+        }
+        self.gone(key, nexus)
     }
 
     /// Lanes with sessions that wait.
@@ -381,6 +419,30 @@ mod tests {
     }
 
     #[test]
+    fn a_reset_whose_session_ends_may_come_late() {
+        let (mut r, a) = (Resets::default(), key("a"));
+        let path = PathIndex::new(0);
+        begin(&mut r, at(0), &a, nexus(0, 1)).expect("nobody runs one");
+        assert!(!r.ended(&a, nexus(0, 1), at(20)));
+        assert_eq!(r.hushed(), PathSet::only(path));
+        r.expire(at(19));
+        assert_eq!(r.hushed(), PathSet::only(path));
+        let version = r.version();
+        r.expire(at(20));
+        assert_eq!((r.hushed(), r.version()), (PathSet::EMPTY, version + 1));
+        // Its nexus comes back before.
+        begin(&mut r, at(30), &a, nexus(0, 2)).expect("nobody runs one");
+        r.ended(&a, nexus(0, 2), at(50));
+        r.back(&Left::Session { lane: 0, path });
+        assert_eq!(r.hushed(), PathSet::EMPTY);
+        // The target has had it for long.
+        let serial = begin(&mut r, at(60), &a, nexus(0, 3)).expect("nobody runs one");
+        r.arrived(&a, serial);
+        r.ended(&a, nexus(0, 3), at(80));
+        assert_eq!(r.hushed(), PathSet::EMPTY);
+    }
+
+    #[test]
     fn a_session_that_left_writes_on_their_way_holds_it_back_for_a_while() {
         let (mut r, a) = (Resets::default(), key("a"));
         let [own, other, far] = [0, 1, 2].map(PathIndex::new);
@@ -398,6 +460,12 @@ mod tests {
         assert!(!ready(&mut r, at(30)), "another lane's");
         r.back(&of(1, own));
         assert!(ready(&mut r, at(30)));
+        // It ends while the reset is prepared.
+        let serial = r.prepare(at(31), &a, nexus(0, 1), reach, PATIENCE).expect("free");
+        r.left(of(1, own), "a", at(60));
+        assert!(r.agree(&a, serial, 0, 1) && !r.send(at(31), &a, serial, 1));
+        r.failed(&a, serial);
+        r.back(&of(1, own));
         r.left(Left::Inherited { index: 0 }, "b", at(60));
         assert!(ready(&mut r, at(30)), "another target's");
         r.left(Left::Inherited { index: 1 }, "a", at(60));

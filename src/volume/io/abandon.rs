@@ -9,12 +9,12 @@
 //! A straggler of a read may still win: the first good answer ends the part. A straggler of what changes
 //! the medium never does, it is *in doubt* until its own status or the answer to its ABORT TASK (proof 1).
 
+use crate::base::table::Key;
 use crate::base::{Instant, Payload};
 use crate::path::verdict::{self, Context, Decision, Outcome};
 use crate::path::{Ended, Nexus, PathIndex, TicketId};
 use crate::session::{Command, Completion, Direction, TaskTag};
 use crate::volume::request::{Flight, PartId, PartVerb};
-use crate::volume::table::Key;
 use crate::volume::{Volume, check, complete, dispatch, fencing, health, hedge, link};
 use crate::wire::scsi::{Cdb, Transfer};
 

@@ -8,6 +8,7 @@ use crate::export::Reply;
 use crate::path::identity::LogicalUnit;
 use crate::volume::Volume;
 use crate::volume::request::{Request, Verb};
+use crate::volume::shared::Optional;
 use crate::wire::nbd::extent_flags;
 use crate::wire::nbd::reply::Extent;
 use crate::wire::scsi::lba_status::{self, Provision};
@@ -53,8 +54,8 @@ pub(in crate::volume) fn unmap_step(unit: &LogicalUnit) -> u32 {
 /// How a WRITE_ZEROES of this unit is begun.
 pub(in crate::volume) fn zero_verb(v: &Volume, no_hole: bool, fast: bool) -> Verb {
     let unit = v.unit.as_deref().expect("an export is open only when its unit is known");
-    let unmap = !no_hole && unit.can_zero_by_unmap() && v.shared.unmap_zeroing_enabled();
-    Verb::Zero { same: unmap || v.shared.write_same_enabled(), unmap, fast }
+    let unmap = !no_hole && unit.can_zero_by_unmap() && v.shared.may(Optional::UnmapZeroing);
+    Verb::Zero { same: unmap || v.shared.may(Optional::WriteSame), unmap, fast }
 }
 
 /// Whether zeroing is faster than writing: what FAST_ZERO asks.
@@ -66,7 +67,7 @@ pub(in crate::volume) fn zero_is_fast(verb: Verb) -> bool {
 /// behind the last.
 pub(in crate::volume) fn trim_range(v: &Volume, offset: u64, len: u64) -> Option<(u64, u64)> {
     let unit = v.unit.as_deref()?;
-    let limits = unit.unmap().filter(|_| v.shared.unmap_enabled())?;
+    let limits = unit.unmap().filter(|_| v.shared.may(Optional::Unmap))?;
     let size = u64::from(unit.block_size());
     let (first, end) = (offset.div_ceil(size), (offset + len) / size);
     let (first, blocks) = limits.whole_granules(first, end.checked_sub(first)?)?;

@@ -1,5 +1,6 @@
 //! What happens when a command comes back, or does not: the verdict's side of the life of a part.
 
+use crate::base::table::Key;
 use crate::base::{Duration, Instant, Payload};
 use crate::path::planted::{Bug, planted};
 use crate::path::verdict::{
@@ -8,7 +9,7 @@ use crate::path::verdict::{
 use crate::path::{Ended, PathIndex, PathSet};
 use crate::session::{Completion, Residual};
 use crate::volume::request::{self, Flight, PartId, PartVerb, Verb};
-use crate::volume::table::Key;
+use crate::volume::shared::Optional;
 use crate::volume::{
     Level, Volume, abandon, alua, content, fencing, flush, health, link, probing, rediscovery,
 };
@@ -308,20 +309,20 @@ fn fall_back(v: &mut Volume, now: Instant, id: PartId, verb: PartVerb) -> bool {
     match verb {
         PartVerb::WriteSame { unmap } => {
             match unmap {
-                true => v.shared.disable_unmap_zeroing(),
-                false => v.shared.disable_write_same(),
+                true => v.shared.refuse(Optional::UnmapZeroing),
+                false => v.shared.refuse(Optional::WriteSame),
             }
             let Some(request) = v.requests.get_mut(owner) else { return false };
             if let Verb::Zero { fast: true, .. } = request.verb {
                 request::part_done(v, now, id, Err(NbdError::NotSupported));
                 return true;
             }
-            let same = unmap && v.shared.write_same_enabled();
+            let same = unmap && v.shared.may(Optional::WriteSame);
             request.verb = Verb::Zero { same, unmap: false, fast: false };
             request.restart = true;
         }
-        PartVerb::Unmap => v.shared.disable_unmap(),
-        PartVerb::LbaStatus => v.shared.disable_lba_status(),
+        PartVerb::Unmap => v.shared.refuse(Optional::Unmap),
+        PartVerb::LbaStatus => v.shared.refuse(Optional::LbaStatus),
         PartVerb::Read | PartVerb::Write | PartVerb::WriteZeros | PartVerb::Sync => return false,
     }
     request::part_done(v, now, id, Ok(Payload::new()));

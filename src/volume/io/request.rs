@@ -4,6 +4,7 @@
 //! request makes its parts a few at a time ([`pump_all`]), so that a long TRIM takes no more slots than a
 //! short one.
 
+use crate::base::table::Key;
 use crate::base::{Duration, Instant, Payload};
 use crate::export::{Handle, Reply};
 use crate::path::planted::{Bug, planted};
@@ -12,7 +13,6 @@ use crate::path::{BlockRange, FenceMode, Grant, Owner, PathIndex, PathSet, Ticke
 use crate::session::TaskTag;
 use crate::stats::{Ended, Op};
 use crate::volume::clients::ClientId;
-use crate::volume::table::Key;
 use crate::volume::{Volume, abandon, block_ops, check, flush, transfer};
 use crate::wire::nbd::NbdError;
 use smallvec::SmallVec;

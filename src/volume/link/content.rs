@@ -135,7 +135,7 @@ fn is_vouched_for(v: &Volume, path: PathIndex) -> bool {
 
 /// No client has been told anything of this device yet, by this lane or another.
 fn is_unused(v: &Volume) -> bool {
-    v.spec.lanes == 1 && v.requests.len() == 0 && v.counters.is_unused()
+    v.spec.lanes == 1 && v.requests.is_empty() && v.counters.is_unused()
 }
 
 fn comparing(v: &mut Volume, path: PathIndex) -> Option<&mut Comparing> {

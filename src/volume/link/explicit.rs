@@ -104,13 +104,13 @@ fn wanted(v: &Volume) -> Option<(PathIndex, Instant)> {
         (v.links[path.get()].alua.not_before, !preferred, *path)
     };
     let path = v.engine.paths().filter(|path| may(*path)).min_by_key(rank)?;
-    let from = match v.engine.down_since() {
-        Some(since) => {
-            let coming = v.links.iter().filter_map(|link| comes(v, link.index, since));
-            coming.max().unwrap_or(Instant::ZERO)
-        }
-        None => v.explicit.slow_since.map_or(Instant::MAX, |since| since + SLOW_AFTER),
+    let (since, from) = match (v.engine.down_since(), v.explicit.slow_since) {
+        (Some(since), _) => (since, Instant::ZERO),
+        (None, Some(since)) => (since, since + SLOW_AFTER),
+        (None, None) => return None,
     };
+    let coming = v.links.iter().filter_map(|link| comes(v, link.index, since)).max();
+    let from = from.max(coming.unwrap_or(Instant::ZERO));
     Some((path, from.max(v.links[path.get()].alua.not_before)))
 }
 
@@ -130,12 +130,12 @@ pub(in crate::volume) fn watch(v: &mut Volume, now: Instant) {
 
 /// Until when a path is waited for that may come into service by itself: one that is on its way up for the
 /// first time, as the storage may serve it, or one that the storage serves and whose unit is being read.
-fn comes(v: &Volume, path: PathIndex, down_since: Instant) -> Option<Instant> {
+fn comes(v: &Volume, path: PathIndex, needed_since: Instant) -> Option<Instant> {
     let link = &v.links[path.get()];
     let is_new = !link.alua.known && v.engine.failures(path) == 0 && link.has_socket();
     let optimized = v.engine.access(path).is_some_and(|a| a.state == AccessState::ActiveOptimized);
     match v.engine.state(path) {
-        _ if is_new => Some(down_since + START_WAIT),
+        _ if is_new => Some(needed_since + START_WAIT),
         State::Probing if optimized => Some(v.engine.since(path) + START_WAIT),
         _ => None,
     }

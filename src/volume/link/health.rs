@@ -422,7 +422,7 @@ fn give_up(v: &mut Volume, now: Instant, id: PartId, started: Instant) {
 
 /// What was left behind may stay as long as a command may, then ABORT TASK frees its place.
 fn late_stragglers(v: &mut Volume, now: Instant) {
-    if v.stragglers.len() == 0 {
+    if v.stragglers.is_empty() {
         return;
     }
     let mut late = std::mem::take(&mut v.scratch);

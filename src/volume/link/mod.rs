@@ -552,7 +552,7 @@ pub(in crate::volume) fn give_up(v: &mut Volume, now: Instant, path: PathIndex, 
     v.links[path.get()].alua.session_ended();
     flush::session_ended(v, path);
     v.actions.push_back(Action::GiveUp(path));
-    fencing::session_ended(v, path);
+    fencing::session_ended(v, now, path);
     if let Some(session) = v.links[path.get()].session.as_mut() {
         session.handle_closed(now, CloseReason::GivenUp);
         quiet::session_closed(v, now, path);

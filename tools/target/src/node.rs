@@ -10,11 +10,12 @@
 //! ```
 //! use mpio_target::{Instant, Pair, PairConfig};
 //!
-//! let pair = Pair::new(PairConfig::default()).unwrap();
+//! let pair = Pair::new(PairConfig::default())?;
 //! let mut node = pair.node(0, 7);
-//! let id = node.accept(Instant::ZERO, "127.0.0.1:3260".parse().unwrap());
+//! let id = node.accept(Instant::ZERO, "127.0.0.1:3260".parse()?);
 //! node.handle_received(Instant::ZERO, id, &[0; 48]);
 //! assert!(node.poll_action().is_some(), "a ping before the login: the connection is reset");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 use crate::base::{Duration, Instant, TxQueue};

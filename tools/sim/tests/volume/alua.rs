@@ -9,6 +9,7 @@ use mpio_target::faults::Commands;
 use mpio_target::wire::scsi::AccessState as Theirs;
 use mpio_target::{Fault, Lie, PairConfig, Rule};
 
+const INQUIRY: u8 = 0x12;
 const READ: u8 = 0x28;
 const WRITE: u8 = 0x2a;
 
@@ -341,6 +342,30 @@ fn a_slow_path_is_made_fast_only_where_the_storage_never_would() {
         let fast = w.pair.access().states()[1] == Some(Fast);
         assert_eq!(fast, moved, "TPGS {by}\n{}", w.story());
         writes(&mut w, c, 2);
+        w.finish();
+    }
+}
+
+/// An optimized path that is being read again is waited for, as at the start, but not for ever: other hosts may
+/// have the unit where it is.
+#[test]
+fn an_optimized_path_on_its_way_back_is_waited_for() {
+    for (delay, moved) in [(3, false), (20, true)] {
+        let mut w = explicit([Fast, Slow], 2);
+        w.until_active();
+        w.kill(0);
+        w.run_ms(2500);
+        let delay = Duration::from_secs(delay);
+        let slow = Rule::new(Fault::Delay(delay, delay)).on(Commands::Opcode(INQUIRY)).times(1);
+        w.faults(0).set("slow", slow);
+        w.start(0);
+        w.until("read again", |w| w.faults(0).struck("slow") == 1);
+        w.run(Duration::from_secs(2));
+        assert_eq!((w.state(0), w.state(1)), (State::Probing, State::Active));
+        w.run(Duration::from_secs(8));
+        let fast = w.pair.access().states()[1] == Some(Fast);
+        assert_eq!(fast, moved, "{delay:?}\n{}", w.story());
+        w.until_active();
         w.finish();
     }
 }

@@ -57,6 +57,22 @@ fn two_units_with_other_content_are_never_merged() {
     w.finish();
 }
 
+/// The storage was put right (the mirror has its content now): nobody has to tell.
+#[test]
+fn a_unit_that_has_become_the_same_is_used_within_half_a_minute() {
+    let (mut w, other) = look_alikes(|a, b| {
+        label(a, 1);
+        label(b, 2);
+    });
+    w.until_state(0, State::Active);
+    w.until_state(1, State::Mismatched);
+    w.run(Duration::from_secs(35));
+    label(&other, 1);
+    let took = w.until_state(1, State::Active);
+    assert!(took < Duration::from_secs(35), "{took:?}");
+    w.finish();
+}
+
 #[test]
 fn a_blank_unit_is_merged_when_a_written_block_is_read_back() {
     let mut w = World::cold(setup());

@@ -17,6 +17,27 @@ fn hang_writes(w: &World, node: usize) {
     w.faults(node).set("hang", Rule::new(Fault::Hold).on(Commands::Writes).blocks(0, 8));
 }
 
+/// A write of blocks 0 to 7 is in doubt, and the client's next one to the same blocks waits for it.
+fn overlapped(tunables: Tunables) -> (World, usize, u64) {
+    let mut w = World::new(setup(tunables));
+    let c = w.client();
+    doubtful(&mut w, c);
+    let overlapping = w.start_write(c, 0, pattern(2, 4096));
+    (w, c, overlapping)
+}
+
+/// The same on a path that lives, whose node answers task management by `rule`.
+fn overlapped_alive(tunables: Tunables, rule: Rule) -> (World, usize, u64) {
+    let mut w = World::new(setup(tunables));
+    let c = w.client();
+    hang_one(&w, 0);
+    w.faults(0).set("tmf", rule);
+    let token = w.start_write(c, 0, pattern(1, 4096));
+    w.answer(c, token).expect("repeated on the other path");
+    let overlapping = w.start_write(c, 0, pattern(2, 4096));
+    (w, c, overlapping)
+}
+
 /// Counts task management on a node: the rule never speaks.
 fn resets(w: &World, node: usize) -> u64 {
     w.faults(node).struck("tmf")
@@ -68,11 +89,8 @@ fn bytes_that_arrive_late_on_the_old_connection_change_nothing() {
 #[test]
 fn where_a_reset_is_not_to_be_had_the_range_is_held_until_fence_timeout() {
     for shared in [true, false] {
-        let mut w = World::new(setup(Tunables { shared, ..Tunables::default() }));
-        let c = w.client();
-        doubtful(&mut w, c);
+        let (mut w, c, overlapping) = overlapped(Tunables { shared, ..Tunables::default() });
         let from = w.now;
-        let overlapping = w.start_write(c, 0, pattern(2, 4096));
         w.faults(0).set("tmf", Rule::new(Fault::TaskManagementAnswer(5)));
         reconnect(&mut w);
         assert!(!w.is_done(c, overlapping));
@@ -250,10 +268,7 @@ fn a_held_write_without_a_path_fails_too() {
         fence_timeout: Duration::MAX,
         ..Tunables::default()
     };
-    let mut w = World::new(setup(tunables));
-    let c = w.client();
-    doubtful(&mut w, c);
-    let held = w.start_write(c, 0, pattern(2, 4096));
+    let (mut w, c, held) = overlapped(tunables);
     w.run_ms(100);
     w.kill(1);
     let waited = w.now;
@@ -324,10 +339,7 @@ fn no_other_portal_is_asked_without_a_doubt_or_beyond_the_target() {
 #[test]
 fn a_refused_reset_is_asked_for_again() {
     let tunables = Tunables { fence_timeout: Duration::MAX, ..Tunables::default() };
-    let mut w = World::new(setup(tunables));
-    let c = w.client();
-    doubtful(&mut w, c);
-    let overlapping = w.start_write(c, 0, pattern(2, 4096));
+    let (mut w, c, overlapping) = overlapped(tunables);
     w.faults(0).set("tmf", Rule::new(Fault::TaskManagementAnswer(5)));
     reconnect(&mut w);
     let lost = w.failures(0);
@@ -453,13 +465,8 @@ fn a_reset_elsewhere_leaves_a_write_that_owes_data_alone() {
 #[test]
 fn an_abort_that_is_refused_proves_nothing_and_a_reset_on_the_old_session_does() {
     for response in [5, 255] {
-        let mut w = World::new(setup(Tunables::default()));
-        let c = w.client();
-        hang_one(&w, 0);
-        w.faults(0).set("tmf", Rule::new(Fault::TaskManagementAnswer(response)).times(1));
-        let token = w.start_write(c, 0, pattern(1, 4096));
-        w.answer(c, token).expect("repeated on the other path");
-        let second = w.start_write(c, 0, pattern(2, 4096));
+        let rule = Rule::new(Fault::TaskManagementAnswer(response)).times(1);
+        let (mut w, c, second) = overlapped_alive(Tunables::default(), rule);
         w.run_ms(1000);
         assert!(!w.is_done(c, second), "response {response} is no proof");
         assert_eq!(w.node(0).held(), 1);
@@ -478,13 +485,7 @@ fn an_abort_that_is_refused_proves_nothing_and_a_reset_on_the_old_session_does()
 #[test]
 fn task_management_that_is_not_answered_does_not_cost_the_session() {
     let tunables = Tunables { fence_timeout: Duration::MAX, ..Tunables::default() };
-    let mut w = World::new(setup(tunables));
-    let c = w.client();
-    hang_writes(&w, 0);
-    w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute));
-    let token = w.start_write(c, 0, pattern(1, 4096));
-    w.answer(c, token).expect("repeated on the other path");
-    let second = w.start_write(c, 0, pattern(2, 4096));
+    let (mut w, c, second) = overlapped_alive(tunables, Rule::new(Fault::TaskManagementMute));
     w.run(Duration::from_secs(80));
     assert_eq!(w.failures(0), 0, "{}", w.story());
     // ABORT TASK once, and a reset every 30 s: one at a time.
@@ -503,13 +504,8 @@ fn task_management_that_is_not_answered_does_not_cost_the_session() {
 fn a_shared_unit_is_reset_only_where_that_is_allowed() {
     for fence_reset in [false, true] {
         let tunables = Tunables { shared: true, fence_reset, ..Tunables::default() };
-        let mut w = World::new(setup(tunables));
-        let c = w.client();
-        hang_one(&w, 0);
-        w.faults(0).set("tmf", Rule::new(Fault::TaskManagementAnswer(5)).times(1));
-        let token = w.start_write(c, 0, pattern(1, 4096));
-        w.answer(c, token).expect("repeated on the other path");
-        let second = w.start_write(c, 0, pattern(2, 4096));
+        let refused = Rule::new(Fault::TaskManagementAnswer(5)).times(1);
+        let (mut w, c, second) = overlapped_alive(tunables, refused);
         w.run(Duration::from_secs(10));
         assert_eq!(w.is_done(c, second), fence_reset);
         assert_eq!(w.logged("not fenced"), usize::from(!fence_reset));
@@ -528,10 +524,7 @@ fn a_shared_unit_is_reset_only_where_that_is_allowed() {
 #[test]
 fn a_login_alone_is_a_proof_only_where_that_is_chosen() {
     let tunables = Tunables { fence_proof: FenceProof::Reinstatement, ..Tunables::default() };
-    let mut w = World::new(setup(tunables));
-    let c = w.client();
-    doubtful(&mut w, c);
-    let overlapping = w.start_write(c, 0, pattern(2, 4096));
+    let (mut w, c, overlapping) = overlapped(tunables);
     w.faults(0).set("tmf", Rule::new(Fault::TaskManagementMute));
     w.portals[0].net = Net::Works;
     w.answer(c, overlapping).expect("proven by the login");

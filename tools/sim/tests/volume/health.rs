@@ -4,8 +4,10 @@
 use super::doubt::reconnect;
 use super::trusting;
 use mpio::base::{Duration, Instant};
+use mpio::export::client;
 use mpio::path::{FenceMode, Op, PathIndex, Policy, State};
 use mpio::volume::spec::Tunables;
+use mpio::wire::nbd::Command;
 use mpio_sim::net::{Net, ways};
 use mpio_sim::world::{Setup, World, pattern};
 use mpio_target::faults::{Commands, SenseCode};
@@ -397,20 +399,37 @@ fn a_path_that_becomes_the_last_gives_its_commands_more_time() {
     heal(w);
 }
 
-/// A flush may be long: it accuses nobody before its own deadline of a minute.
+/// A flush, a discard and zeroing by the unit may be long: they accuse nobody before their own deadline of a minute,
+/// and then are given up like any other command.
 #[test]
-fn a_long_flush_is_no_silence() {
-    let (mut w, c) = warm(Setup::default());
-    w.write(c, 0, &pattern(1, 512)).expect("written");
-    for node in 0..2 {
-        w.faults(node)
-            .set("slow", Rule::new(Fault::Delay(MS(5000), MS(5000))).on(Commands::Flushes));
+fn a_long_flush_discard_or_zeroing_is_no_silence() {
+    let long = 1 << 20;
+    let cases = [
+        (0x35, Command::FLUSH, 0),
+        (0x42, Command::TRIM, long),
+        (0x93, Command::WRITE_ZEROES, long),
+    ];
+    for (opcode, command, len) in cases {
+        for (delay, given_up) in [(MS(5000), 0), (MS(59_000), 0), (MS(64_000), 1)] {
+            let (mut w, c) = warm(Setup { policy: Policy::Failover, ..Setup::default() });
+            w.write(c, 0, &pattern(1, 512)).expect("written");
+            let slow = Rule::new(Fault::Delay(delay, delay)).on(Commands::Opcode(opcode)).times(1);
+            w.faults(0).set("slow", slow);
+            let from = w.now;
+            let token = w.ask(c, client::Op::Other { command, flags: 0, offset: 0, len });
+            w.answer(c, token).expect("done");
+            let limit = if given_up == 0 { delay } else { MS(60_000) };
+            let took = w.now - from;
+            assert!(took >= limit && took < limit + MS(1000), "{opcode:#x}: {took:?}");
+            assert_eq!(
+                (suspected(&w), w.failures(0) + w.failures(1)),
+                (given_up, 0),
+                "{}",
+                w.story()
+            );
+            heal(w);
+        }
     }
-    let from = w.now;
-    w.flush(c).expect("flushed");
-    assert!(w.now - from >= MS(5000));
-    assert_eq!((suspected(&w), w.failures(0) + w.failures(1)), (0, 0), "{}", w.story());
-    w.finish();
 }
 
 /// More than half of what a session takes is abandoned: it is dropped.

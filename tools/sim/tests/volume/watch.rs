@@ -27,6 +27,19 @@ fn released(w: &mut World, c: usize) {
     assert_eq!(fences(w), (0, 1, 1, 0), "{}", w.story());
 }
 
+/// The old write has landed over a newer one; the path is back, and the check's first read over it hangs for a while.
+fn hanging_check() -> (World, usize) {
+    let mut w = World::new(setup());
+    let c = w.client();
+    released(&mut w, c);
+    w.write(c, 0, &pattern(2, 4096)).expect("not held any more");
+    lands(&mut w);
+    w.faults(0).set("slow", Rule::new(Fault::Hold).on(Commands::Reads).blocks(0, 8).times(1));
+    reconnect(&mut w);
+    w.until("the check reads", |w| w.faults(0).struck("slow") == 1);
+    (w, c)
+}
+
 /// Everything that was released is looked at.
 fn looked_at(w: &mut World) {
     w.until("looked at", |w| w.volumes[0].snapshot().watched == 0);
@@ -110,15 +123,7 @@ fn without_a_newer_write_there_is_nothing_to_mend() {
 /// Client reads of the range do not take the path before it was looked at; others do.
 #[test]
 fn reads_of_the_range_wait_for_the_check() {
-    let mut w = World::new(setup());
-    let c = w.client();
-    released(&mut w, c);
-    w.write(c, 0, &pattern(2, 4096)).expect("not held any more");
-    lands(&mut w);
-    // The check's own read hangs for a while.
-    w.faults(0).set("slow", Rule::new(Fault::Hold).on(Commands::Reads).blocks(0, 8).times(1));
-    reconnect(&mut w);
-    w.until("the check reads", |w| w.faults(0).struck("slow") == 1);
+    let (mut w, c) = hanging_check();
     w.kill(1);
     let token = w.start_read(c, 0, 4096);
     let beside = w.start_read(c, 8192, 512);
@@ -189,14 +194,7 @@ fn late_zeros_are_undone() {
 /// The path fails in the middle of the check: another time.
 #[test]
 fn a_check_that_is_cut_off_is_made_again() {
-    let mut w = World::new(setup());
-    let c = w.client();
-    released(&mut w, c);
-    w.write(c, 0, &pattern(2, 4096)).expect("not held any more");
-    lands(&mut w);
-    w.faults(0).set("slow", Rule::new(Fault::Hold).on(Commands::Reads).blocks(0, 8).times(1));
-    reconnect(&mut w);
-    w.until("the check reads", |w| w.faults(0).struck("slow") == 1);
+    let (mut w, c) = hanging_check();
     w.node(0).reset_connections();
     w.run_ms(10);
     assert_eq!(fences(&mut w).2, 1);

@@ -49,6 +49,16 @@ impl<T> Table<T> {
         self.slots.len() - self.free.len()
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Slots that exist, taken or free.
+    pub fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Puts a value in.
     pub fn insert(&mut self, value: T) -> Key {
         if let Some(slot) = self.free.pop() {
