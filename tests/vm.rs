@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-const SCRIPTS: [&str; 6] = ["nbd.sh", "lio.sh", "alua.sh", "hang.sh", "stale.sh", "proofs.sh"];
+const SCRIPTS: [&str; 7] =
+    ["nbd.sh", "lio.sh", "alua.sh", "beside.sh", "hang.sh", "stale.sh", "proofs.sh"];
 
 /// What the scripts need on the host, whose file system the machine sees; with its package.
 const PROGRAMS: [(&str, &str); 15] = [
@@ -50,6 +51,11 @@ fn lio_with_mutual_chap_and_digests_across_network_failures() {
 #[test]
 fn asymmetric_access_of_lio_is_followed_and_asked_for() {
     assert_passed("alua.sh");
+}
+
+#[test]
+fn lio_is_reset_beside_writes_of_other_sessions() {
+    assert_passed("beside.sh");
 }
 
 #[test]
