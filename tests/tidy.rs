@@ -97,7 +97,7 @@ const BANNED: &[(&str, &str, &str)] = &[
 const KNOWS_TARGET: &[&str] = &["demo"];
 
 /// wire is compiled into the target as well, which has these.
-const WIRE_CRATES: &[&str] = &["bytes", "smallvec", "thiserror", "crc32c", "proptest"];
+const WIRE_CRATES: &[&str] = &["bytes", "smallvec", "thiserror", "crc_fast", "crc32c", "proptest"];
 
 /// What tools may take from src by `#[path]`: an independent state machine shares no more than this.
 const SHARED_WITH_TOOLS: &[&str] = &["wire/", "base/", "limits.rs"];

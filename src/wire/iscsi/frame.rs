@@ -11,6 +11,7 @@
 //!
 //! Deliberately not here: which lengths were negotiated (the caller sets them) and what a PDU means.
 
+use super::digest;
 use super::pdu::{BHS_LEN, Bhs, ahs_len, data_len};
 use crate::base::{Payload, TxQueue};
 use bytes::Bytes;
@@ -224,8 +225,8 @@ impl Deframer {
     fn head(&mut self, bhs: Bhs, head: &[u8]) -> Result<Item, FrameError> {
         let mut head = head;
         if self.header_digest {
-            let (covered, digest) = head.split_at(head.len() - 4);
-            check(crc32c::crc32c(covered), digest)
+            let (covered, received) = head.split_at(head.len() - 4);
+            check(digest::crc32c(covered), received)
                 .map_err(|(computed, received)| FrameError::HeaderDigest { computed, received })?;
             head = covered;
         }
@@ -257,7 +258,7 @@ impl Deframer {
         let take = (data as usize).min(chunk.len() - from);
         let range = from..from + take;
         if self.data_digest {
-            self.crc = crc32c::crc32c_append(self.crc, &chunk[range.clone()]);
+            self.crc = digest::crc32c_append(self.crc, &chunk[range.clone()]);
         }
         *at = range.end;
         let data = data - take as u32;
@@ -288,7 +289,7 @@ impl Deframer {
         for (i, &byte) in bytes.iter().enumerate() {
             let left = left as usize - i;
             if left > 4 {
-                self.crc = crc32c::crc32c_append(self.crc, &[byte]);
+                self.crc = digest::crc32c_append(self.crc, &[byte]);
             } else {
                 self.received[4 - left] = byte;
             }
@@ -321,7 +322,7 @@ impl Framer {
         self.put_header(tx, bhs);
         if !data.is_empty() {
             tx.put(data);
-            let crc = if self.data_digest { crc32c::crc32c(data) } else { 0 };
+            let crc = if self.data_digest { digest::crc32c(data) } else { 0 };
             self.put_tail(tx, data.len() as u32, crc);
         }
     }
@@ -346,7 +347,7 @@ impl Framer {
         let mut crc = 0;
         payload.for_range(offset, len, |piece: Bytes| {
             if self.data_digest {
-                crc = crc32c::crc32c_append(crc, &piece);
+                crc = digest::crc32c_append(crc, &piece);
             }
             tx.put_bytes(piece);
         });
@@ -357,7 +358,7 @@ impl Framer {
         if self.header_digest {
             tx.put_with::<{ BHS_LEN + 4 }>(|out| {
                 out[..BHS_LEN].copy_from_slice(bhs);
-                out[BHS_LEN..].copy_from_slice(&crc32c::crc32c(bhs).to_le_bytes());
+                out[BHS_LEN..].copy_from_slice(&digest::crc32c(bhs).to_le_bytes());
             });
         } else {
             tx.put(bhs);
@@ -371,7 +372,7 @@ impl Framer {
             tx.put(zeros);
         }
         if self.data_digest {
-            tx.put(&crc32c::crc32c_append(crc, zeros).to_le_bytes());
+            tx.put(&digest::crc32c_append(crc, zeros).to_le_bytes());
         }
     }
 }

@@ -20,6 +20,7 @@
 
 pub mod address;
 pub mod codes;
+pub mod digest;
 pub mod frame;
 pub mod keys;
 mod pdu;

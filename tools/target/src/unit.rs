@@ -11,6 +11,7 @@ use crate::config::{Abilities, Identity, NodeConfig, PairConfig};
 use crate::faults::{Commands, Operation};
 use crate::journal::{Journal, Nexus, Record};
 use crate::store::{CHUNK, Store};
+use crate::wire::iscsi::digest;
 use crate::wire::scsi::block_pages::{PAGE_CHARACTERISTICS, PAGE_LIMITS, PAGE_PROVISIONING};
 use crate::wire::scsi::vpd::{self, PAGE_IDENTIFICATION, PAGE_SERIAL, PAGE_SUPPORTED};
 use crate::wire::scsi::{
@@ -310,7 +311,7 @@ impl Unit {
             if len == 0 {
                 return Ok(());
             }
-            let checksum = crc32c::crc32c(data);
+            let checksum = digest::crc32c(data);
             let record = self.record(origin, opcode, t.lba, t.blocks.into(), checksum);
             self.change(record, |store| {
                 store.write(offset, data)?;
@@ -395,7 +396,7 @@ impl Unit {
                 return Err(INVALID_PARAMETER);
             }
             let (offset, len) = self.range(lba, blocks)?;
-            let checksum = crc32c::crc32c(block);
+            let checksum = digest::crc32c(block);
             let record = self.record(origin, opcode, lba, blocks.into(), checksum);
             let zero = block.iter().all(|&byte| byte == 0);
             self.change(record, |store| {

@@ -6,6 +6,7 @@
 use crate::base::TxQueue;
 use crate::faults::Stack;
 use crate::state::Core;
+use crate::wire::iscsi::digest;
 use crate::wire::iscsi::frame::pad_len;
 use crate::wire::iscsi::{BHS_LEN, Bhs, data_len};
 use std::io;
@@ -24,7 +25,7 @@ impl Output {
         self.header(tx, faults, bhs);
         if !data.is_empty() {
             tx.put(data);
-            let crc = if self.data_digest { crc32c::crc32c(data) } else { 0 };
+            let crc = if self.data_digest { digest::crc32c(data) } else { 0 };
             self.tail(tx, faults, data.len() as u32, crc);
         }
     }
@@ -43,7 +44,7 @@ impl Output {
         let result =
             core.unit.store().read_with(offset, len as usize, &mut core.scratch, |piece| {
                 if self.data_digest {
-                    crc = crc32c::crc32c_append(crc, piece);
+                    crc = digest::crc32c_append(crc, piece);
                 }
                 sent += piece.len();
                 tx.put(piece);
@@ -51,7 +52,7 @@ impl Output {
         // The header has promised the bytes: a medium that fails still leaves the stream in frame.
         if sent < len as usize {
             let rest = vec![0; len as usize - sent];
-            crc = crc32c::crc32c_append(crc, &rest);
+            crc = digest::crc32c_append(crc, &rest);
             tx.put(&rest);
         }
         self.tail(tx, &mut core.faults, len, crc);
@@ -62,7 +63,7 @@ impl Output {
         let lost = faults.dropped_bytes().min(BHS_LEN);
         tx.put(&bhs[lost..]);
         if self.header_digest {
-            let digest = crc32c::crc32c(bhs) ^ faults.header_digest();
+            let digest = digest::crc32c(bhs) ^ faults.header_digest();
             tx.put(&digest.to_le_bytes());
         }
     }
@@ -73,7 +74,7 @@ impl Output {
             tx.put(zeros);
         }
         if self.data_digest {
-            let digest = crc32c::crc32c_append(crc, zeros) ^ faults.data_digest();
+            let digest = digest::crc32c_append(crc, zeros) ^ faults.data_digest();
             tx.put(&digest.to_le_bytes());
         }
     }
