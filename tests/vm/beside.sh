@@ -57,11 +57,11 @@ proven() { status | jq '.devices[0].fences.proven'; }
 path_of=([85]=$one [86]=$two)
 for round in 1 2 3 4; do
   host=$((85 + round % 2))
-  before=$(proven)
+  before=$(proven) failures=$(path_count "${path_of[$host]}" failures)
   say "round $round: 127.0.0.$host falls silent, $before ranges proven until now"
   silent "127.0.0.$host"
-  wait_for 60 "${path_of[$host]} leaving active" path_is_not "${path_of[$host]}" active
-  sleep 1
+  lost() { [ "$(path_count "${path_of[$host]}" failures)" -ge $((failures + 2)) ]; } # on both lanes
+  wait_for 60 "the end of the sessions of ${path_of[$host]}" lost
   heard
   wait_for 60 "${path_of[$host]} active again, with $(status | jq -c .devices[0].fences)" path_is "${path_of[$host]}" active
   kill -0 "$fio" 2>/dev/null || die "a write failed: $(cat "$run/fio.log")"
