@@ -4,7 +4,7 @@
 cd "$(dirname "$0")" || exit 1
 . ./lib.sh
 
-[ -b /dev/ram1 ] || modprobe brd rd_nr=2 rd_size=16384 || die "no brd module"
+ram_disks
 modprobe -a target_core_mod target_core_iblock iscsi_target_mod || die "no modules"
 mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
 # Where LIO writes down what initiators have asked for.

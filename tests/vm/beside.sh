@@ -6,12 +6,12 @@
 cd "$(dirname "$0")" || exit 1
 . ./lib.sh
 
-[ -b /dev/ram1 ] || modprobe brd rd_nr=2 rd_size=16384 || die "no brd module"
+ram_disks
 modprobe -a target_core_mod target_core_iblock iscsi_target_mod || die "no modules"
 mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
 size=$((16 * 1024 * 1024))
 a=iqn.2026-11.test.beside:ha1 b=
-lio_backstore 85 /dev/ram1 mpio-beside-0001
+lio_backstore 85 /dev/ram2 mpio-beside-0001
 lio_target 127.0.0.85 "$a"
 mkdir "/sys/kernel/config/target/iscsi/$a/tpgt_1/np/127.0.0.86:3260" || die "LIO: no second portal"
 lio_open_discovery

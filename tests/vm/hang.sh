@@ -5,7 +5,7 @@ cd "$(dirname "$0")" || exit 1
 . ./lib.sh
 
 export DM_DISABLE_UDEV=1
-[ -b /dev/ram0 ] || modprobe brd rd_nr=2 rd_size=16384 || die "no brd module"
+ram_disks
 modprobe -a dm_mod target_core_mod target_core_iblock iscsi_target_mod || die "no modules"
 mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
 size=$((16 * 1024 * 1024))

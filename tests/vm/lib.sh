@@ -307,6 +307,9 @@ lio_disk() { # NUMBER ADDRESS TARGET DISK SERIAL
   lio_target "$2" "$3"
 }
 
+# A target keeps its disk until the machine ends: 0 is for device-mapper, each of the others for one script.
+ram_disks() { [ -b /dev/ram2 ] || modprobe brd rd_nr=3 rd_size=16384 || die "no brd module"; }
+
 lio_backstore() { # NUMBER DEVICE SERIAL: a block device as $core
   core=/sys/kernel/config/target/core/iblock_$1/$1
   {
