@@ -28,7 +28,7 @@ use crate::volume::{Action, Volume, fencing, flush};
 const PATIENCE_DIVISOR: u32 = 4;
 
 /// A target that has not heard of the end of a session waits for the data of its writes for less than this: LIO
-/// (Linux 6.1) for five times three seconds. Shorter than the least `fence_timeout` that is usual.
+/// (Linux 6.1) for five times three seconds. Shorter than the default of `fence_timeout`: the proof comes first.
 pub(super) const LEFT_FOR: Duration = Duration::from_secs(20);
 
 /// LOGICAL UNIT RESET of a session.
@@ -176,10 +176,12 @@ fn send(v: &mut Volume, now: Instant, path: PathIndex) {
     if !v.shared.resets(|resets| resets.send(now, &key, serial, lanes)) {
         return;
     }
-    flush::will_reset(v, path);
     let link = &mut v.links[path.get()];
     let session = link.session.as_mut().expect("only a session that is logged in resets");
     if session.reset_logical_unit(now, key.lun, FENCE) {
+        // Only then: one that is counted and never sent would let a loss of power pass for it.
+        flush::will_reset(v, path);
+        let link = &mut v.links[path.get()];
         link.reset = Some(Reset { serial, since: now, sent: true });
         link.prepare_rest = Duration::ZERO;
         v.mark_link(path);
