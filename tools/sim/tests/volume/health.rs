@@ -155,11 +155,11 @@ fn suspected(w: &World) -> usize {
     w.logged("suspect")
 }
 
-/// Unless memory is short: then only the command that is in flight now is waited for.
-#[test]
-fn the_old_answer_of_a_read_is_let_go_where_memory_is_short() {
+/// A read that the first path answers after 60 ms, and the other one, which was asked for a copy, after `other`; with
+/// who asked, its token and when.
+fn read_twice(other: Duration) -> (World, usize, u64, Instant) {
     let (mut w, c) = warm(Setup::default());
-    for (node, delay) in [(0, MS(60)), (1, MS(100))] {
+    for (node, delay) in [(0, MS(60)), (1, other)] {
         let slow = Rule::new(Fault::Delay(delay, delay)).on(Commands::Reads).blocks(9, 1);
         w.faults(node).set("slow", slow);
     }
@@ -168,31 +168,13 @@ fn the_old_answer_of_a_read_is_let_go_where_memory_is_short() {
     let read = w.start_read(c, 9 * 512, 512);
     w.run_ms(40);
     assert_eq!(w.state(0), State::Suspect, "{}", w.story());
-    assert!(w.volumes[0].census().stragglers > 0);
-    w.volume().drop_copies();
-    w.answer(c, read).expect("read");
-    let waited = w.now - now;
-    assert!(waited >= MS(100), "{waited:?}");
-    assert_eq!(w.state(0), State::Active, "it has answered");
-    w.until("the loser's answer", |w| w.volumes[0].census().stragglers == 0);
-    w.faults(0).clear();
-    w.faults(1).clear();
-    w.finish();
+    (w, c, read, now)
 }
 
 /// The old command stays where it is; whichever answer comes first counts.
 #[test]
 fn the_old_answer_of_a_read_wins_if_it_comes_first() {
-    let (mut w, c) = warm(Setup::default());
-    for (node, delay) in [(0, MS(60)), (1, MS(300))] {
-        let slow = Rule::new(Fault::Delay(delay, delay)).on(Commands::Reads).blocks(9, 1);
-        w.faults(node).set("slow", slow);
-    }
-    let now = w.now;
-    w.volume().set_policy(now, Some(Policy::Failover), &[], None).expect("a policy");
-    let read = w.start_read(c, 9 * 512, 512);
-    w.run_ms(40);
-    assert_eq!(w.state(0), State::Suspect, "{}", w.story());
+    let (mut w, c, read, now) = read_twice(MS(300));
     w.answer(c, read).expect("read");
     let waited = w.now - now;
     assert!(waited >= MS(60) && waited < MS(62), "{waited:?}");
@@ -202,6 +184,22 @@ fn the_old_answer_of_a_read_wins_if_it_comes_first() {
     let reads = w.volume().snapshot().stats.reads;
     assert_eq!(w.read(c, 9 * 512, 512).expect("read").len(), 512);
     assert_eq!(w.volume().snapshot().stats.reads, reads + 1);
+    w.faults(0).clear();
+    w.faults(1).clear();
+    w.finish();
+}
+
+/// Unless memory is short: then only the command that is in flight now is waited for.
+#[test]
+fn the_old_answer_of_a_read_is_let_go_where_memory_is_short() {
+    let (mut w, c, read, now) = read_twice(MS(100));
+    assert!(w.volumes[0].census().stragglers > 0);
+    w.volume().drop_copies();
+    w.answer(c, read).expect("read");
+    let waited = w.now - now;
+    assert!(waited >= MS(100), "{waited:?}");
+    assert_eq!(w.state(0), State::Active, "it has answered");
+    w.until("the loser's answer", |w| w.volumes[0].census().stragglers == 0);
     w.faults(0).clear();
     w.faults(1).clear();
     w.finish();
